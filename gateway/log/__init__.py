@@ -44,6 +44,9 @@ MAX_NAME_CHARACTERS = 256
 
 _rates = Rates(time.monotonic)
 
+_rates_of_kept = Rates(time.monotonic)
+"""Of lines that are kept (`keep_recent`) and not written."""
+
 _processors: list[Processor] = []
 
 _kept: list[Recent] = []
@@ -59,8 +62,8 @@ def logger(settings: Log, *, clock: Callable[[], float] = time.monotonic) -> Fil
     """
     import structlog
 
-    global _rates
-    _rates = Rates(clock)
+    global _rates, _rates_of_kept
+    _rates, _rates_of_kept = Rates(clock), Rates(clock)
     set_up(settings)
     to: Any = sys.stderr or Nobody()
     if isinstance(to, StandardError):
@@ -85,22 +88,24 @@ def set_up(settings: Log) -> None:
     numbers = logging.getLevelNamesMapping()
     least = numbers[settings.level.upper()]
 
+    def _is_from(lowest: int, method: str) -> bool:
+        return numbers["ERROR" if method == "exception" else method.upper()] >= lowest
+
     def _from(_: Any, method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         COUNTED.add(line)
-        return _at_least(min(least, numbers["INFO"]) if _kept else least, method, line)
-
-    def _written(_: Any, method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        return _at_least(least, method, line)
-
-    def _at_least(
-        lowest: int, method: str, line: MutableMapping[str, Any]
-    ) -> MutableMapping[str, Any]:
-        if numbers["ERROR" if method == "exception" else method.upper()] < lowest:
+        if not _is_from(min(least, numbers["INFO"]) if _kept else least, method):
             raise structlog.DropEvent
         return line
 
-    def _rated(_: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        if not _rates.admits(line.pop(ORIGIN, None), str(line.get("event"))):
+    def _written(_: Any, method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if not _is_from(least, method):
+            raise structlog.DropEvent
+        return line
+
+    def _rated(_: Any, method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        # What is only kept takes no place from what is written.
+        rates = _rates if _is_from(least, method) else _rates_of_kept
+        if not rates.admits(line.pop(ORIGIN, None), str(line.get("event"))):
             raise structlog.DropEvent
         return line
 

@@ -12,7 +12,15 @@ import trio
 import trio.testing
 
 from gateway.config import Log
-from gateway.log import MAX_NAME_CHARACTERS, NAMES, ORIGIN, logger, say_left_out, set_up
+from gateway.log import (
+    MAX_NAME_CHARACTERS,
+    NAMES,
+    ORIGIN,
+    keep_recent,
+    logger,
+    say_left_out,
+    set_up,
+)
 from gateway.log.rates import LINES_OF_A_KIND
 
 Capture = pytest.CaptureFixture[str]
@@ -70,13 +78,24 @@ async def test_what_is_too_much_is_counted(
     )
 
 
-def test_what_the_level_keeps_away_counts_for_no_rate(capsys: Capture) -> None:
-    log = logger(Log(format="json", level="warning"), clock=lambda: 0.0)
+@pytest.mark.parametrize("kept", [False, True], ids=["gone", "kept"])
+def test_what_the_level_keeps_away_counts_for_no_rate(
+    kept: bool, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not where the last lines are kept for who looks on, either."""
+    monkeypatch.setattr("gateway.log._kept", [])
+    settings = Log(format="json", level="warning")
+    log = logger(settings, clock=lambda: 0.0)
+    recent = keep_recent(settings) if kept else None
     client = log.bind(**{ORIGIN: "10.0.0.1"})
     for _ in range(100):
         client.info("event")
     client.warning("event")
     assert said(capsys) == [{"event": "event", "level": "warning"}]
+    if recent is not None:
+        assert [each["level"] for each in recent.after(0)] == ["info"] * LINES_OF_A_KIND + [
+            "warning"
+        ]
 
 
 @pytest.mark.parametrize("format_", ["console", "json"])
