@@ -180,20 +180,13 @@ class Reloader:
             await trio.sleep(SETTLE_SECONDS)
 
     async def watch_file(self) -> None:
-        """Reload when a file of it has changed, where the configuration says so, until cancelled.
-
-        A change is taken up when two looks have seen the same; one that fails is told of once, and the next
-        change tried again.
-        """
-        if self._source is None:
-            return
-        before = self._tried
-        while True:
-            await trio.sleep(LOOK_AT_FILE_SECONDS)
-            now = {path: stamp_of(path) for path in list(self._tried)}
-            settled, before = now == before, now
-            if self._service.config.control.reload_on_change and settled and now != self._tried:
-                await self.reload()
+        """Reload when a file of it has changed, where the configuration says so, until cancelled."""
+        if self._source is not None:
+            await reload_on_change(
+                lambda: self._tried,
+                lambda: self._service.config.control.reload_on_change,
+                self.reload,
+            )
 
     async def look_again_as_time_passes(self) -> None:
         """Hold sessions against rules that depend on the time, until cancelled."""
@@ -456,3 +449,22 @@ def _shielded(close: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[No
             await close()
 
     return closed
+
+
+async def reload_on_change(
+    tried: Callable[[], Mapping[Path, Stamp]],
+    wanted: Callable[[], bool],
+    reload: Callable[[], Awaitable[object]],
+) -> None:
+    """Reload when files are not as they were when they were `tried` last, if that is `wanted`, until cancelled.
+
+    A change is taken up when two looks have seen the same; one that fails is told of once, and the next change
+    tried again.
+    """
+    before = tried()
+    while True:
+        await trio.sleep(LOOK_AT_FILE_SECONDS)
+        now = {path: stamp_of(path) for path in list(tried())}
+        settled, before = now == before, now
+        if wanted() and settled and now != tried():
+            await reload()

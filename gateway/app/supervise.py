@@ -39,7 +39,7 @@ from gateway.app.descriptors import raise_limit, why_short
 from gateway.app.doors import open_doors
 from gateway.app.manager import Manager, manager_of
 from gateway.app.pidfile import pidfile
-from gateway.app.reload import LOOK_AT_FILE_SECONDS, RELOAD_SECONDS, ConfigSource
+from gateway.app.reload import RELOAD_SECONDS, ConfigSource, reload_on_change
 from gateway.app.run import (
     KILLED,
     SHORTAGE_LOG_SECONDS,
@@ -294,16 +294,11 @@ class _Supervisor:
             await self.reload()
 
     async def _watch_file(self) -> None:
-        """Reload when the file has changed, as `gateway.app.reload` does."""
-        if self._source is None:
-            return
-        before = self._tried
-        while True:
-            await trio.sleep(LOOK_AT_FILE_SECONDS)
-            now = {path: stamp_of(path) for path in list(self._tried)}
-            settled, before = now == before, now
-            if self._config.control.reload_on_change and settled and now != self._tried:
-                await self.reload()
+        """Reload when a file of it has changed, where the configuration says so, until cancelled."""
+        if self._source is not None:
+            await reload_on_change(
+                lambda: self._tried, lambda: self._config.control.reload_on_change, self.reload
+            )
 
     async def reload(self) -> ControlAnswer:
         """Have all go over to another configuration, or none; and say what came of it."""

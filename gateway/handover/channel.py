@@ -16,7 +16,8 @@ import errno
 import os
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import trio
 
@@ -214,3 +215,14 @@ class Channel:
 def _close(message: ChannelMessage) -> None:
     for descriptor in message.descriptors:
         os.close(descriptor)
+
+
+@contextmanager
+def closing_descriptors(message: ChannelMessage) -> Iterator[None]:
+    """Obey a message, and close what came along with it then: who keeps a descriptor has a copy of his own."""
+    try:
+        yield
+    finally:
+        for descriptor in message.descriptors:
+            with suppress(OSError):
+                os.close(descriptor)

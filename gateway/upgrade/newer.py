@@ -15,14 +15,13 @@ import os
 import signal
 import socket
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import trio
 
 from gateway import __version__
-from gateway.handover.channel import Channel
+from gateway.handover.channel import Channel, closing_descriptors
 from gateway.handover.given import DiskSite, Given, identity_of_said
 from gateway.handover.homes import door_of
 from gateway.handover.message import READ, ChannelMessage, NotUnderstood
@@ -190,12 +189,8 @@ class Newer:
         self.happens(Happening.OTHER_DIED)
 
     def _hear(self, message: ChannelMessage) -> None:
-        try:
+        with closing_descriptors(message):
             self._obey(message)
-        finally:
-            for descriptor in message.descriptors:
-                with suppress(OSError):
-                    os.close(descriptor)
 
     def _obey(self, message: ChannelMessage) -> None:
         assert self._host is not None

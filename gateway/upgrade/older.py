@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import trio
 
 from gateway import __version__
 from gateway.admin.control import ControlAnswer
-from gateway.handover.channel import Channel, pair
+from gateway.handover.channel import Channel, closing_descriptors, pair
 from gateway.handover.homes import door_of
 from gateway.handover.message import ChannelMessage, NotUnderstood, common
 from gateway.net.listen import ListenError, open_listener
@@ -159,12 +158,8 @@ class Older:
             self.happens(Happening.FAILED)
 
     def _hear(self, message: ChannelMessage) -> None:
-        try:
+        with closing_descriptors(message):
             self._obey(message)
-        finally:
-            for descriptor in message.descriptors:
-                with suppress(OSError):
-                    os.close(descriptor)
 
     def _obey(self, message: ChannelMessage) -> None:
         assert self._draining is not None

@@ -87,12 +87,12 @@ def application(gateway: Gateway, watch: Lookout) -> Starlette:
     return Starlette(
         routes=routes,
         exception_handlers={
-            HTTPException: _not_found,  # type: ignore[dict-item]
+            HTTPException: _not_found,  # type: ignore[dict-item] # it is called with nothing else
             NotHeard: _said(503),
             Busy: _said(503),
             TooMany: _said(503),
             Misread: _said(400),
-            NotBegun: _not_begun,  # type: ignore[dict-item]
+            NotBegun: _not_begun,  # type: ignore[dict-item] # the same
         },
     )
 

@@ -454,7 +454,7 @@ def _histogram(times: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, str], 
 
 
 def _text_of(metric: Metric) -> bytes:
-    text: bytes = generate_latest(_Only(metric))  # type: ignore[no-untyped-call]
+    text: bytes = generate_latest(_Only(metric))  # type: ignore[no-untyped-call] # the library's
     return text.removesuffix(END)
 
 
