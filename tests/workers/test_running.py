@@ -353,6 +353,10 @@ async def test_the_most_clients_are_those_of_all_workers(tmp_path: Path) -> None
         async def connected() -> Client:
             return await running.connected("h.sock")
 
+        async def nobody_is_there() -> bool:
+            return not any(each["clients"] for each in (await running.status())["listeners"])
+
+        await until(nobody_is_there)  # who looked whether it listens may be about to be seen off
         there = []
         for _ in range(3):
             client = await connected()
