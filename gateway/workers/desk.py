@@ -198,6 +198,8 @@ class Desk:
             return ControlAnswer(False, problems=problems)
         sessions = {number: each["sessions"] for number, each in data}
         found = merged.status_of([each for _number, each in data])
+        noted = self._paused_where_nobody_says(data, trio.current_time())
+        found["paused"] = sorted({*found["paused"], *noted})
         found["started"] = iso_time(self._began)
         found["uptime_seconds"] = round(time.time() - self._began, 1)
         found["workers"] = [
@@ -424,12 +426,28 @@ class Desk:
         )
 
     async def _remember_pauses(self, arguments: Mapping[str, Any]) -> None:
-        """Note which exports are paused now: those that were not before are for as long as was asked."""
+        """Note which exports are paused now: those that were not before are for as long as was asked. What is
+        paused in a worker that cannot say so now, for it is being started, is what was noted before.
+        """
         data, _problems = await self._all("status", {})
         lasts = arguments.get("for", LASTS_SECONDS)
-        until = trio.current_time() + float(lasts)
+        now = trio.current_time()
         there = {name for _number, each in data for name in each["paused"]}
-        self._paused = {name: self._paused.get(name, until) for name in there}
+        there |= self._paused_where_nobody_says(data, now)
+        self._paused = {name: self._paused.get(name, now + float(lasts)) for name in there}
+
+    def _paused_where_nobody_says(
+        self, data: Sequence[tuple[int, Mapping[str, Any]]], now: float
+    ) -> set[str]:
+        """Give what is noted as paused in workers that are not among these, which have answered."""
+        answered = {number for number, _each in data}
+        silent = {each.number for each in self._crew.workers} - answered
+        noted = [name for name, until in self._paused.items() if silent and until > now]
+        return {
+            name
+            for name in noted
+            if any(each.number in silent for each in self._concerned({"export": name}))
+        }
 
     # --- Traces
 

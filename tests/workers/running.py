@@ -79,6 +79,16 @@ class Gateway:
 
         await until(all_do)
 
+    async def replaced(self, worker: int, times: int = 1) -> None:
+        """Wait until one serves that was started in the place of a worker that has ended."""
+
+        async def is_there() -> bool:
+            assert self.process.poll() is None, self.said
+            found = [each for each in await self.there() if each["worker"] == worker]
+            return any(each["serves"] and each["restarts"] == times for each in found)
+
+        await until(is_there)
+
     async def there(self) -> list[Mapping[str, Any]]:
         """Give what is said of the workers; nothing, if none can be asked now."""
         try:

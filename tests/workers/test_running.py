@@ -222,12 +222,8 @@ async def test_a_worker_that_is_told_to_end_drains_and_is_replaced(tmp_path: Pat
     ):
         for pid in await running.pids():
             os.kill(pid, signal.SIGTERM)
-
-        async def replaced() -> bool:
-            there = await running.there()
-            return all(each["serves"] and each["restarts"] == 1 for each in there)
-
-        await until(replaced)
+        for number in range(running.workers):
+            await running.replaced(number)
         for name in NAMES:
             await running.session(name)
 
@@ -236,20 +232,27 @@ async def test_a_worker_that_is_told_to_end_drains_and_is_replaced(tmp_path: Pat
 
 
 async def test_a_pause_is_at_home_and_a_new_worker_has_it(tmp_path: Path) -> None:
-    text = CANONICAL.format(at=tmp_path) + '[[export]]\nname = "d0"\nupstream = "u"\n'
+    exports = "".join(f'[[export]]\nname = "{name}"\nupstream = "u"\n' for name in NAMES)
+    text = CANONICAL.format(at=tmp_path) + exports
     async with (
         server_at(tmp_path / "u.sock", disks()),
         gateway(tmp_path, text) as running,
     ):
-        home = homes(running)[0]
+        home, *others = homes(running)
         assert home is not None
+        elsewhere = next(
+            name for name, number in zip(NAMES[1:], others, strict=True) if number != home
+        )
         client = await running.session("d0", worker=1 - home)
         assert (await running.ask("pause", export="d0")).ok
         await client.send(Cmd.READ, 0, 512)
         assert (await running.status())["paused"] == ["d0"]
         os.kill((await running.pids())[home], signal.SIGKILL)
         assert await ended(client)
-        await running.serves()
+        assert (await running.status())["paused"] == ["d0"]  # whether its home is there again or not
+        assert (await running.ask("pause", export=elsewhere)).ok
+        assert (await running.ask("resume", export=elsewhere)).ok
+        await running.replaced(home)
         assert (await running.status())["paused"] == ["d0"]
         assert (await running.ask("resume", export="d0")).ok
         assert (await running.status())["paused"] == []
@@ -336,6 +339,7 @@ async def test_a_worker_that_is_started_anew_has_the_configuration_in_force(tmp_
         running.path.write_text("nothing of sense")
         pids = await running.pids()
         os.kill(pids[0], signal.SIGKILL)
+        await running.replaced(0)
         for name in NAMES:
             await running.session(name, worker=1)
 
