@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.admin.control import ask
+from gateway.admin.asking import ask
 from gateway.cli import app, with_command
 from gateway.cli.pause import pause
 from tests.app.asking import THROUGH, asking

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 
-from gateway.admin.control import ask
+from gateway.admin.asking import ask
 from gateway.cli import app, main
 from tests.app.asking import asking
 

@@ -26,7 +26,7 @@ all or the caller goes.
 
 The log has who has asked for what, for whom (`asked-by`), and what came of it (`Asked`).
 
-This is longer than other modules: both ends of the socket are here, for they go by the same lines.
+Here are the gateway's end of the socket and the lines that both ends go by; who asks is in `asking`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ import errno
 import json
 import os
 import select
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -63,9 +63,6 @@ REQUEST_SECONDS = 5
 
 MAX_CLIENTS = 16
 """How many are heard at a time; each waits for those before it. More are told to come again."""
-
-ASK_SECONDS = 120
-"""How long a client waits for the answer: a reload may take its time, and others may be before it."""
 
 
 def _reraise(error: BaseException) -> None:
@@ -132,10 +129,6 @@ INTERNAL_ERROR = (
 
 class Misunderstood(Exception):
     """A request means nothing; the text is for whoever sent it."""
-
-
-class ControlError(Exception):
-    """No gateway could be spoken to; the text is for people."""
 
 
 _asking: ContextVar[str] = ContextVar("asking", default="nobody")
@@ -228,7 +221,7 @@ class ControlSocket:
             return _no(f"{MAX_CLIENTS} others are being answered, come again")
         try:
             with trio.fail_after(REQUEST_SECONDS):
-                request = _request(await _line(stream, MAX_REQUEST_BYTES))
+                request = _request(await line_from(stream, MAX_REQUEST_BYTES))
             name = request.pop("verb")
             asked_by = request.pop("asked-by", None)
             verb = self._verbs.get(name)
@@ -269,66 +262,14 @@ class ControlSocket:
         return answer
 
 
-async def ask(path: Path, verb: str, arguments: Mapping[str, object] = {}) -> ControlAnswer:
-    """Have a running gateway do something. Raises `ControlError`."""
-    async with asking(path, verb, arguments) as answer:
-        pass
-    return answer
-
-
-@asynccontextmanager
-async def asking(
-    path: Path, verb: str, arguments: Mapping[str, object] = {}
-) -> AsyncIterator[ControlAnswer]:
-    """Have a running gateway do something, and stay connected until the block ends. Raises `ControlError`."""
-    async with connected(path, verb, arguments, None) as (answer, _stream):
-        yield answer
-
-
-@asynccontextmanager
-async def connected(
-    path: Path, verb: str, arguments: Mapping[str, object], more: bytearray | None
-) -> AsyncIterator[tuple[ControlAnswer, trio.SocketStream]]:
-    """The same, with the connection. `more` is given what came behind the answer; None: nothing may come
-    there.
-    """
-    async with AsyncExitStack() as stack:
-        try:
-            with trio.fail_after(ASK_SECONDS):
-                connecting = trio.open_unix_socket(str(path))
-                stream = await stack.enter_async_context(await connecting)
-                answer = await answer_of(stream, verb, arguments, more)
-        except (FileNotFoundError, ConnectionRefusedError):
-            raise ControlError(f"no gateway listens at {path}") from None
-        except OSError as error:
-            raise ControlError(f"{path}: {error.strerror or error}") from None
-        except trio.BrokenResourceError:
-            raise ControlError(f"the gateway at {path} has gone without an answer") from None
-        except trio.TooSlowError:
-            raise ControlError(f"the gateway at {path} gave no answer in {ASK_SECONDS} s") from None
-        except Misunderstood as error:
-            raise ControlError(f"{path}: expected an answer of a gateway, but {error}") from None
-        yield answer, stream
-
-
-async def answer_of(
-    stream: trio.SocketStream, verb: str, arguments: Mapping[str, object], more: bytearray | None
-) -> ControlAnswer:
-    """Ask over a connection, and give the answer; `more` is as with `connected`. Raises `Misunderstood`, and
-    `trio.BrokenResourceError`.
-    """
-    # A gateway that turns us away does not read; what it says is there to be read.
-    with suppress(trio.BrokenResourceError):
-        await stream.send_all(json.dumps({"verb": verb, **arguments}).encode() + b"\n")
-    return _understood(await _line(stream, MAX_ANSWER_BYTES, more))
-
-
 def _no(problem: str) -> ControlAnswer:
     return ControlAnswer(False, problems=(problem,))
 
 
-async def _line(stream: trio.SocketStream, most: int, behind: bytearray | None = None) -> bytes:
-    """Receive a line: all that comes, unless `behind` takes more. Raises `Misunderstood`."""
+async def line_from(stream: trio.SocketStream, most: int, behind: bytearray | None = None) -> bytes:
+    """Receive a line of no more than `most` bytes: all that comes, unless `behind` takes more. Raises
+    `Misunderstood`, `trio.BrokenResourceError`.
+    """
     received = bytearray()
     while b"\n" not in received:
         data = await stream.receive_some(min(most + 1 - len(received), 64 * KIB))
@@ -357,20 +298,8 @@ def _request(line: bytes) -> dict[str, Any]:
     return request
 
 
-def _understood(line: bytes) -> ControlAnswer:
-    """Read an answer. Raises `Misunderstood`."""
-    said = object_of(line)
-    ok, done, problems = (said.get(key) for key in ("ok", "done", "problems"))
-    if not isinstance(ok, bool) or not isinstance(done, list) or not isinstance(problems, list):
-        raise Misunderstood('got no "ok", "done" and "problems"')
-    data = said.get("data")
-    if data is not None and not isinstance(data, dict):
-        raise Misunderstood('got a "data" that is no object')
-    return ControlAnswer(ok, tuple(map(str, done)), tuple(map(str, problems)), data)
-
-
 def object_of(line: bytes) -> dict[str, Any]:
-    """Read a line. Raises `Misunderstood`."""
+    """Give the JSON object that a line is. Raises `Misunderstood`."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):

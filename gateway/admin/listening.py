@@ -9,14 +9,8 @@ from typing import Any
 
 import trio
 
-from gateway.admin.control import (
-    MAX_ANSWER_BYTES,
-    ControlAnswer,
-    ControlError,
-    Misunderstood,
-    connected,
-    object_of,
-)
+from gateway.admin.asking import ControlError, connected
+from gateway.admin.control import MAX_ANSWER_BYTES, ControlAnswer, Misunderstood, object_of
 from gateway.wire.limits import KIB
 
 

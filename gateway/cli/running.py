@@ -31,7 +31,7 @@ def ask_gateway(
     """Have the gateway of a configuration, or at a control socket, do something. Raises `NoAnswer`."""
     import trio
 
-    from gateway.admin.control import ControlError, ask
+    from gateway.admin.asking import ControlError, ask
 
     try:
         return trio.run(ask, socket or socket_of(path, verb), verb, arguments)
@@ -44,7 +44,7 @@ async def asking_gateway(
     socket: Path, verb: str, arguments: Mapping[str, object]
 ) -> "AsyncIterator[ControlAnswer]":
     """Have a gateway do something, and stay connected to it until the block ends. Raises `NoAnswer`."""
-    from gateway.admin.control import ControlError, asking
+    from gateway.admin.asking import ControlError, asking
 
     try:
         async with asking(socket, verb, arguments) as answer:

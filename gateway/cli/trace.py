@@ -70,7 +70,7 @@ def trace(
 
 
 async def _listen(socket: Path, arguments: Mapping[str, object], pcapng: Path | None) -> int:
-    from gateway.admin.control import ControlError
+    from gateway.admin.asking import ControlError
     from gateway.admin.listening import listening
     from gateway.cli.running import NoAnswer
 

@@ -29,7 +29,8 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from gateway import __version__
-from gateway.admin.control import ControlAnswer, ControlError
+from gateway.admin.asking import ControlError
+from gateway.admin.control import ControlAnswer
 from gateway.web.doors import Role
 from gateway.web.gateway import Busy, Gateway, NotHeard, data_of
 from gateway.web.guard import objection_to, problem, visitor_of

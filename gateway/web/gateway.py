@@ -21,7 +21,8 @@ from typing import Any
 
 import trio
 
-from gateway.admin.control import ControlAnswer, ControlError, ask
+from gateway.admin.asking import ControlError, ask
+from gateway.admin.control import ControlAnswer
 from gateway.admin.listening import ToldBehind, listening
 
 MOST_QUESTIONS = 4

@@ -25,14 +25,8 @@ from typing import Any
 
 import trio
 
-from gateway.admin.control import (
-    ControlAnswer,
-    Misunderstood,
-    Verb,
-    answer_of,
-    no_arguments,
-    who_asks,
-)
+from gateway.admin.asking import answer_of
+from gateway.admin.control import ControlAnswer, Misunderstood, Verb, no_arguments, who_asks
 from gateway.config import Config
 from gateway.config.exports import exact_name
 from gateway.handover.message import ChannelMessage

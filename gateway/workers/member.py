@@ -28,13 +28,8 @@ from typing import Any, Protocol
 
 import trio
 
-from gateway.admin.control import (
-    ControlAnswer,
-    ControlSocket,
-    Misunderstood,
-    Verb,
-    answer_of,
-)
+from gateway.admin.asking import answer_of
+from gateway.admin.control import ControlAnswer, ControlSocket, Misunderstood, Verb
 from gateway.config import Config, Listen
 from gateway.handover.channel import Channel
 from gateway.handover.given import DiskSite, Given

@@ -14,6 +14,7 @@ import pytest
 import trio
 import trio.testing
 
+from gateway.admin.asking import ControlError, ask, asking
 from gateway.admin.control import (
     INTERNAL_ERROR,
     MAX_CLIENTS,
@@ -22,11 +23,8 @@ from gateway.admin.control import (
     REQUEST_SECONDS,
     Asked,
     ControlAnswer,
-    ControlError,
     ControlSocket,
     Misunderstood,
-    ask,
-    asking,
     no_arguments,
 )
 from gateway.identity import Identity, UnixPeer

@@ -11,7 +11,8 @@ from typing import Any
 import trio
 import trio.testing
 
-from gateway.admin.control import Asked, ControlAnswer, ControlSocket, ask
+from gateway.admin.asking import ask
+from gateway.admin.control import Asked, ControlAnswer, ControlSocket
 from gateway.app import ticketing
 from gateway.app.switching import verbs_of
 from gateway.sessions.pausing import Pauses

@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from gateway.admin.control import ask
+from gateway.admin.asking import ask
 from gateway.app import run
 from gateway.config import parse
 from gateway.embedded import MemoryDisk, Server

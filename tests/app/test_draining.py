@@ -13,7 +13,8 @@ import pytest
 import trio
 import trio.testing
 
-from gateway.admin.control import ControlAnswer, ask
+from gateway.admin.asking import ask
+from gateway.admin.control import ControlAnswer
 from gateway.app import run
 from gateway.app.draining import LOOK_SECONDS, Leaving
 from gateway.app.reload import ConfigSource

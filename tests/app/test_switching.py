@@ -11,8 +11,8 @@ import pytest
 import trio
 import trio.testing
 
+from gateway.admin.asking import asking as control_asking
 from gateway.admin.control import Misunderstood
-from gateway.admin.control import asking as control_asking
 from gateway.sessions.upkeep import see_to_upstreams
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.transmission import encode_request

@@ -11,7 +11,8 @@ import pytest
 import trio
 import trio.testing
 
-from gateway.admin.control import Misunderstood, ask
+from gateway.admin.asking import ask
+from gateway.admin.control import Misunderstood
 from gateway.embedded import MemoryDisk, Server
 from gateway.hub.ends import Cause
 from gateway.inspect.tickets import said_of, unkeepable

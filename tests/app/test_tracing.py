@@ -13,7 +13,8 @@ import pytest
 import trio
 import trio.testing
 
-from gateway.admin.control import ControlSocket, Misunderstood, ask
+from gateway.admin.asking import ask
+from gateway.admin.control import ControlSocket, Misunderstood
 from gateway.admin.listening import ToldBehind, listening
 from gateway.app.tracing import MOST_TRACE_SECONDS, trace_of
 from gateway.hub.tapped import Tapped

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from gateway.admin.control import ask
+from gateway.admin.asking import ask
 
 from .clients import nbdinfo, qemu_io
 from .gateways import MODE, Before

@@ -10,7 +10,8 @@ import trio
 from trio.testing import MockClock
 
 import gateway.web.gateway as asking
-from gateway.admin.control import ControlAnswer, ControlError
+from gateway.admin.asking import ControlError
+from gateway.admin.control import ControlAnswer
 from gateway.web.gateway import MOST_COMMANDS, REST, Busy, Gateway, NotHeard
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import trio
 
-from gateway.admin.control import ControlAnswer, ControlError, ask
+from gateway.admin.asking import ControlError, ask
+from gateway.admin.control import ControlAnswer
 from gateway.embedded import Server
 from tests.embedded.peers import Client
 from tests.tools.patience import HANG_SECONDS
