@@ -438,8 +438,6 @@ HOOK_OF: Mapping[Cmd, str] = {
     Cmd.FLUSH: "flush",
 }
 
-DATA_HOOKS = frozenset({*HOOK_OF.values(), "each"})
-
 
 def hooks_of(policy: type[Policy]) -> frozenset[Cmd]:
     """Give the commands for which a class of policies has hooks."""

@@ -140,8 +140,7 @@ class Watch:
 
 def _is_ours(frame: FrameType) -> bool:
     """Say whether it is a function of the gateway's. A lambda is part of the function around it. What only
-    measures
-    some of what is passed is on no way.
+    measures some of what is passed is on no way.
     """
     code = frame.f_code
     if any(code.co_filename.startswith(f"{TOP}/gateway/{each}") for each in MEASURES):

@@ -1,6 +1,5 @@
 """Clients that are let in nowhere: as many are connected to their listener as may be, or it is drained. They
-are
-counted one by one, and told to the log seldom, for there may be a flood of them.
+are counted one by one, and told to the log seldom, for there may be a flood of them.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """The verbs `export-add`, `export-renew`, `export-remove` and `export-list` of the control socket, for exports
-that are made at run time (`gateway.tickets`); and how their book is opened.
+that are made at run time (`gateway.tickets`).
 
-    {"verb": "export-add", "export": "backup-7", "upstream": "disks", "upstream-name": "vm-7", "read-only":
-    true,
-     "who": {"network": "10.0.0.0/8"}, "policies": [{"use": "limit", "connections": 8}], "for": 3600, "once":
-     true}
+    {"verb": "export-add", "export": "backup-7", "upstream": "disks", "upstream-name": "vm-7",
+     "read-only": true, "who": {"network": "10.0.0.0/8"},
+     "policies": [{"use": "limit", "connections": 8}], "for": 3600, "once": true}
     {"verb": "export-renew", "export": "backup-7", "for": 3600}
     {"verb": "export-renew", "export": "backup-7", "until": "2026-12-24T18:00:00Z"}
     {"verb": "export-remove", "export": "backup-7"}

@@ -55,8 +55,7 @@ def add(
     :param who: Whom it is for; may be given several times, and all kinds must hold: cn=, issuer-cn=, san-dns=,
         san-uri=, fingerprint=, network=, psk-user=, unix-user=, tls. Default: everybody whom the rules let in.
     :param policy: A policy as in policies = [ ... ] of [[export]]; may be given several times, the first
-    nearest
-        to the client.
+        nearest to the client.
     :param lasts: For how many seconds. Default: until it is removed.
     :param until: Until when: a time with its zone, such as 2026-12-24T18:00Z.
     :param once: For one use: it is over 10 seconds after the last connection of the first client that opens it.

@@ -1,24 +1,28 @@
 """What users write: gateway.toml, read into values that the rest of the gateway can trust.
 
-    models.py    every key, with its default and its reason: the file's specification
-    upstream.py  the keys of [upstream.NAME]
-    admin.py     the keys of [admin]
-    exports.py   the keys of [[export]], and of a ticket: an export that is made at run time
-    tickets.py   whether what is said makes a ticket, and fits the configuration
-    connections.py  one of these: how many, and for whom
-    rules.py     the keys of [[rule]], and what stands in `policies`
+    texts.py            files -> text -> what it says as TOML
+    documents.py        one file or several -> data, with values from elsewhere put in
+    lines.py            which line a key stands on, since tomllib does not say
+    reading.py          data -> Config, or every problem of it at once, in plain words
+    problems.py         what a problem is: a file, a line, a key, a message
+    words.py            what pydantic complains of, in the words of those who write the file
+
+    models.py           every key, with its default and its reason: the file's specification
+    upstream.py         the keys of [upstream.NAME]
+    connections.py      one of these: how many, and for whom
+    exports.py          the keys of [[export]], and of a ticket: an export that is made at run time
+    rules.py            the keys of [[rule]], and what stands in `policies`
+    admin.py            the keys of [admin]
     base.py, values.py  what all of them are made of
-    checks.py    what one key alone cannot know: names that must exist, keys that exclude each other
-    rule_checks.py, upstream_checks.py  the same of rules and policies, of connections
-    worker_checks.py  what several workers cannot do yet
-    data.py      what both go by: the text's data, and names that others define
-    texts.py     files -> text -> what it says as TOML
-    documents.py one file or several -> data, with values from elsewhere put in
-    reading.py   data -> Config, or every problem of it at once, in plain words
-    problems.py  what a problem is: a file, a line, a key, a message
-    words.py     what pydantic complains of, in the words of those who write the file
-    lines.py     which line a key stands on, since tomllib does not say
-    template.py  the file that `nbd-gateway init` writes
+
+    checks.py           what one key alone cannot know: names that must exist, keys that exclude each other
+    rule_checks.py      the same of rules and policies
+    upstream_checks.py  the same of connections
+    worker_checks.py    what several workers cannot do yet
+    data.py             what all checks go by: the text's data, and names that others define
+    tickets.py          whether what is said makes a ticket, and fits the configuration
+
+    template.py         the file that `nbd-gateway init` writes
 
 A leaf: nothing of the gateway is imported here but `gateway.uri`, and a Config knows no sockets. What
 only the machine can tell (whether a host resolves, whether a user exists) is the application's to find. Names

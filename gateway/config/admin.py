@@ -11,13 +11,13 @@ import re
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, PlainValidator
 
-from gateway.config.base import TEXT_OR_TEXTS, Section, shown, texts, written_as
-from gateway.config.values import File
+from gateway.config.base import TEXT_OR_TEXTS, Section, shown, texts
+from gateway.config.values import File, SocketMode
 from gateway.uri import check_socket_path
 
 DEFAULT_PORT = 10811
@@ -111,15 +111,8 @@ def _hosts(value: object) -> tuple[str, ...]:
     return tuple(name.lower() for name in names)
 
 
-def _mode(value: object) -> Any:
-    if not isinstance(value, str) or not re.fullmatch("0?[0-7]{3}", value):
-        raise ValueError(f'expected octal digits such as "0660", got {shown(value)}')
-    return int(value, 8)
-
-
 AdminUris = Annotated[tuple[AdminUri, ...], PlainValidator(_uris), TEXT_OR_TEXTS]
 Hosts = Annotated[tuple[str, ...], PlainValidator(_hosts), TEXT_OR_TEXTS]
-Mode = Annotated[int, *written_as(_mode)]
 
 DEFAULT_URIS = (AdminUri(host="127.0.0.1"),)
 
@@ -133,7 +126,7 @@ class Admin(Section):
         " http+unix:///PATH. Port 0 takes a free one.",
     )
     # Who may connect may do what the gateway's user may, if it is that user or root; others look.
-    socket_mode: Mode = Field(
+    socket_mode: SocketMode = Field(
         default=0o600,
         description="Permissions of a Unix socket, octal. The gateway's user and root may do everything there,"
         " others look.",

@@ -1,6 +1,4 @@
-"""What `[[export]]` says, and a ticket, which is an export that is made at run time; and where a name leads by
-it.
-"""
+"""What `[[export]]` says, and a ticket, which is an export that is made at run time; and where names lead."""
 
 import re
 from dataclasses import dataclass

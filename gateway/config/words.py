@@ -6,12 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gateway.config.base import shown
+from gateway.config.lines import KeyPath
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
-
-KeyPath = tuple[str | int, ...]
-"""Keys and list positions from the top."""
 
 # What each of pydantic's complaints says to the person who wrote the value; {} is what came.
 _WORDS = {
@@ -28,7 +26,6 @@ _WORDS = {
     "too_long": "expected {max_length} at most, got {actual_length}",
     "too_short": "expected {min_length} at least, got {actual_length}",
 }
-
 
 _WRONG_SHAPE_OF = {
     "tuple_type": "a list",

@@ -14,8 +14,7 @@ SHORTEST_EXPONENT = -15
 
 LONGEST_EXPONENT = 6
 """The last bound: 64 s, longer than a client waits before it calls its disk dead. What takes longer has a
-bucket
-without a bound."""
+bucket without a bound."""
 
 BOUNDS: Sequence[float] = tuple(
     2.0**exponent for exponent in range(SHORTEST_EXPONENT, LONGEST_EXPONENT + 1)
@@ -76,6 +75,10 @@ class ByCommand(dict[str, Seconds]):
         return made
 
 
+SHARES = {"half_under": 0.5, "p99_under": 0.99, "p999_under": 0.999}
+"""What is said of times, and the share of them that it is about."""
+
+
 def as_said(times: Mapping[str, Seconds]) -> dict[str, Any]:
     """Give times by command as names and numbers: how many, and the bounds under which half, 99 of 100, and all
     but one of a thousand were; in seconds, None if there is no such bound.
@@ -99,10 +102,6 @@ def _without_zeros(counts: Sequence[int]) -> list[int]:
     """Leave out the buckets behind the last that has any."""
     most = max((number for number, count in enumerate(counts, start=1) if count), default=0)
     return list(counts[:most])
-
-
-SHARES = {"half_under": 0.5, "p99_under": 0.99, "p999_under": 0.999}
-"""What is said of times, and the share of them that it is about."""
 
 
 def _bounded(bound: float | None) -> float | None:

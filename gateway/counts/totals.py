@@ -112,8 +112,7 @@ class Counts:
         """How many of them have gone over to TLS, by listener and version."""
         self.upstream_seconds: dict[str, ByCommand] = {}
         """How long upstreams had the requests that were timed, by name. An upstream has its name from an
-        operator,
-        so there are not many."""
+        operator, so there are not many."""
 
     def all(self) -> Totals:
         """Give the totals of all exports, as they are now."""

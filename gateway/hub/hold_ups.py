@@ -1,6 +1,5 @@
 """Clients that hold up others: who has claimed a range and does not let it go, and who waits for a disk that
-may
-be the same as his own. Each is looked at now and then, in a task beside the sessions.
+may be the same as his own. Each is looked at now and then, in a task beside the sessions.
 """
 
 from __future__ import annotations

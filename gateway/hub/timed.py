@@ -1,6 +1,5 @@
 """A session of which some requests are timed (`gateway.scan.timing` says which): this has what is done around
-the
-steps in which they come, and in which their replies do. All other steps cost a look at a number.
+the steps in which they come, and in which their replies do. All other steps cost a look at a number.
 """
 
 from __future__ import annotations

@@ -70,10 +70,6 @@ class PolicyBug(Exception):
 
 FRAMINGS = (SIMPLE, STRUCTURED, EXTENDED)
 
-
-# --- What is found
-
-
 # --- Asking
 
 
@@ -315,6 +311,3 @@ def _limits(chain: Sequence[Placed], session: Session) -> Iterator[LimitSaid]:
         charges = [*said.charges, *(charge for _policy, charge in said.watched)]
         if in_flight is not None or charges:
             yield LimitSaid(placed.name, in_flight, tuple(charges), placed.observed)
-
-
-# --- What policies change

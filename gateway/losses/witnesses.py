@@ -279,8 +279,7 @@ def is_another(
 
 def sample_of(start: int, data: Data, at: int) -> Sample:
     """Take a sample of a write that was acknowledged: its first bytes. `data` does not change any more, unless
-    it
-    is a memoryview.
+    it is a memoryview.
     """
     if isinstance(data, memoryview) or len(data) > PIECE_BYTES:
         data = bytes(memoryview(data)[:PIECE_BYTES])

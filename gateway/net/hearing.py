@@ -1,6 +1,5 @@
 """What a server that we have started says on its standard error, as lines of our log: so it has a time, the
-name
-of its upstream, and is JSON where all else is.
+name of its upstream, and is JSON where all else is.
 
 A server may say very much (nbdkit with -v: ten lines for each request). It is always heard to the end, or it
 would stand still; but only so many lines a second are told on, for all sessions wait while we write them.

@@ -1,4 +1,4 @@
-"""HttpConnections of HTTP: taken, held to their bounds, and handed to hypercorn, which speaks HTTP/1.1.
+"""Connections of HTTP: taken, held to their bounds, and handed to hypercorn, which speaks HTTP/1.1.
 
 Hypercorn's own server does not say how long a client may take to read an answer, has no bound on connections,
 and changes to HTTP/2 when it is asked to, which has bounds of another kind. So of hypercorn we take what is

@@ -52,7 +52,6 @@ class Child:
         except BaseException:
             self.stop()
             raise
-        self.start_seconds = time.perf_counter() - began
 
     @property
     def pid(self) -> int:

@@ -122,8 +122,6 @@ def two_chunks(request: Request) -> bytes:
     )
 
 
-SMALL_MAXIMUM = BlockSizes(1, 4096, MIB)
-
 BREAKERS: dict[str, Callable[[], Server]] = {
     "unaligned": who_is(counts_in=512),  # the quirk qemu-sectors
     "read-back": lambda: Server({"": _Forgetful(SIZE)}),

@@ -95,7 +95,6 @@ RULES = (
     + rule(who="unix-user = 9", more='deny = true\nmode = "observe"')
     + rule('{ use = "schedule", days = ["sat"], hours = ["09:00-13:00"] }', "unix-user = [9, 10]")
 )
-NOT_NEAR = ("rule 'near'", "it has no address")
 
 
 @pytest.mark.parametrize(

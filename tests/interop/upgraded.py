@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from pathlib import Path
-
-from tests.tools.patience import HANG_SECONDS
 
 from .gateways import Configured
 from .processes import Finished, Process, attempt, wait_until
@@ -83,10 +80,3 @@ class Upgraded(Configured):
             os.kill(pid, signal.SIGKILL)
         if left:
             print(f"--- processes {left} had to be killed\n{self.log}")
-
-
-def until_it_accepts(gateway: Upgraded) -> float:
-    """Wait until somebody gives a client the export; give how long that took, in seconds."""
-    began = time.monotonic()
-    wait_until(lambda: gateway.asked().status == 0, "somebody accepts", HANG_SECONDS)
-    return time.monotonic() - began

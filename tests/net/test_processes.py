@@ -32,7 +32,6 @@ s.bind(sys.argv[1])
 s.listen()
 """
 READY = "print(os.getpid(), flush=True)\n"
-SERVE = "c = s.accept()[0]; c.send(b'x'); c.recv(1)\n"
 SERVE_FOR_EVER = (
     "while True: c = s.accept()[0]; c.send(b'x'); kept = [c, *globals().get('kept', [])]\n"
 )

@@ -8,7 +8,6 @@ from policies.truncate import Truncate
 from tests.policies.harness import ALLOCATION, KIB, MIB, Disk, configured, do, view
 
 BITMAP = "qemu:dirty-bitmap:b"
-HOLE_ZERO = 3
 
 
 def placed(size: int | str, behind: int) -> Policy:

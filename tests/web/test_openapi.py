@@ -46,8 +46,7 @@ def test_it_is_openapi() -> None:
 
 def test_each_verb_of_the_gateway_is_there() -> None:
     """Those of the control socket, as its table has them, but `upgrade`, which starts programs, and which a
-    gateway
-    with [admin] refuses.
+    gateway with [admin] refuses.
     """
     source = (TOP / "gateway" / "app" / "run.py").read_text()
     assert source.count("_verbs |= ") == 4, "another table of verbs: have them here as well"
