@@ -30,7 +30,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway import __version__
 from gateway.admin.asking import ControlError
-from gateway.admin.control import ControlAnswer
+from gateway.admin.control import MAX_REQUEST_BYTES, ControlAnswer
 from gateway.web.doors import Role
 from gateway.web.gateway import Busy, Gateway, NotHeard, data_of
 from gateway.web.guard import objection_to, problem, visitor_of
@@ -39,12 +39,11 @@ from gateway.web.metrics import CONTENT_TYPE, Exposition, collected
 from gateway.web.openapi import document
 from gateway.web.verbs import DOES, LOOKS, Argument, Do, Look, Misread, checked, from_query
 from gateway.web.watch import Event, Lookout, TooMany, server_sent
-from gateway.wire.limits import KIB
 
 API = "/api/v1"
 
-MOST_BODY_BYTES = 16 * KIB
-"""A verb's arguments: a few names of 4,096 bytes. The control socket takes 4 KiB of them."""
+MOST_BODY_BYTES = MAX_REQUEST_BYTES
+"""A verb's arguments: as many as the control socket takes, for there they go."""
 
 BODY_SECONDS = 5.0
 """How long a body may take to come."""

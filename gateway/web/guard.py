@@ -22,9 +22,11 @@ from gateway.web.doors import (
     visitor_without_token,
 )
 from gateway.web.tokens import Tokens
+from gateway.wire.limits import MAX_STRING_BYTES
 
-MOST_QUERY_CHARACTERS = 8192
-"""The longest target: names have 4,096 bytes, and each may be escaped."""
+MOST_QUERY_CHARACTERS = 3 * MAX_STRING_BYTES + 512
+"""The longest target: a name of 4,096 bytes, each of them escaped (RFC 3986, 2.1), and a few words more. The
+head of a request has room for it."""
 
 BROWSERS = {
     # Whatever a name of strangers' turns out to be, nothing of it is run, and nothing is fetched.

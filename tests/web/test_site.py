@@ -135,7 +135,7 @@ async def test_a_get_changes_nothing_and_a_page_from_elsewhere_gets_nothing_done
 
 NONSENSE = (
     (b"GET / HTTP/1.1\r\nhost: localhost\r\nx: " + b"y" * 4 * HEADER_BYTES + b"\r\n\r\n", 431),
-    (b"GET /" + b"y" * 9000 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n", 414),
+    (b"GET /" + b"y" * 13_000 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n", 414),
     (b"GET / HTTP/1.1\r\nhost: localhost\r\nhost: localhost\r\n\r\n", 400),
     (b"GET / HTTP/1.1\r\n\r\n", 400),
     (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from urllib.parse import urlencode
+
 import pytest
 
+from gateway.web.app import MOST_BODY_BYTES
+from gateway.web.guard import MOST_QUERY_CHARACTERS
+from gateway.web.serving import HEADER_BYTES
 from gateway.web.verbs import DOES, LOOKS, Argument, Misread, checked, from_query
 
 ALL = (
@@ -73,3 +79,11 @@ def test_each_verb_is_there_once() -> None:
     for table in (LOOKS, DOES):
         verbs = [each.verb for each in table]
         assert len(verbs) == len(set(verbs))
+
+
+@pytest.mark.parametrize("name", ["\x01" * 4096, "ж" * 2048, "x" * 4096])
+def test_the_longest_name_can_be_said(name: str) -> None:
+    """However JSON and a query write it (proto.md, "Values": strings have up to 4,096 bytes)."""
+    assert len(json.dumps({"export": name, "within": 60, "accept-loss": False})) <= MOST_BODY_BYTES
+    target = f"/api/v1/sessions?{urlencode({'export': name, 'stuck': 'true', 'most': 100})}"
+    assert len(target) <= MOST_QUERY_CHARACTERS <= HEADER_BYTES - 2048
