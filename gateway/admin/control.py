@@ -45,8 +45,9 @@ from typing import Any
 import trio
 
 from gateway.identity import UnixPeer
-from gateway.net.listen import is_abstract, open_nameless, open_unix, take_clients
+from gateway.net.listen import open_nameless, open_unix, take_clients
 from gateway.net.options import peer_of
+from gateway.net.socket_file import is_abstract
 from gateway.wire.limits import KIB, MIB
 
 MODE = 0o600

@@ -9,7 +9,8 @@ from pathlib import Path
 import trio
 
 from gateway.net.keeping import Keeper
-from gateway.net.listen import Listener, is_abstract
+from gateway.net.listen import Listener
+from gateway.net.socket_file import is_abstract
 from gateway.uri import MAX_SOCKET_PATH_BYTES, NbdUri
 
 

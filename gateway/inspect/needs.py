@@ -17,8 +17,8 @@ from gateway.config import Config, Listen, Upstream, Use
 from gateway.config.data import Finding
 from gateway.config.lines import KeyPath
 from gateway.net.command import unstartable
-from gateway.net.listen import homeless, is_abstract, ungivable
 from gateway.net.privileges import why_not
+from gateway.net.socket_file import homeless, is_abstract, ungivable
 from gateway.upstream.configured import load_keyring
 from gateway.uri import FileUri
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from gateway import __version__
 from gateway.config import Config, Listen
 from gateway.config.admin import AdminUri
-from gateway.net.listen import is_abstract
+from gateway.net.socket_file import is_abstract
 from gateway.uri import FileUri, NbdUri, Transport
 
 NOTIFY_RELOAD_SINCE = 253

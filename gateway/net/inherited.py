@@ -22,7 +22,8 @@ from pathlib import Path
 import trio
 
 from gateway.config import Listen
-from gateway.net.listen import Listener, ListenError, is_abstract, other_file
+from gateway.net.listen import Listener, ListenError
+from gateway.net.socket_file import is_abstract, other_file
 from gateway.uri import NbdUri, Transport
 from gateway.wire.constants import DEFAULT_PORT
 from gateway.wire.handshake import shown

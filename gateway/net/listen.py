@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import grp
 import os
-import pwd
 import socket
 import stat
 from collections.abc import Callable, Iterator
@@ -16,7 +14,7 @@ from pathlib import Path
 import trio
 
 from gateway.config import Listen, SocketOwner
-from gateway.there import unexpanded
+from gateway.net.socket_file import give_away, homeless, is_abstract, remove_stale, usual_mode
 from gateway.uri import NbdUri, Transport
 from gateway.wire.constants import DEFAULT_PORT
 
@@ -93,61 +91,6 @@ def is_for(here: Listen, settings: Listen) -> bool:
     return address(here.uri) == address(settings.uri)
 
 
-def is_abstract(path: str) -> bool:
-    """Say whether a Unix socket's path names no file (unix(7), "abstract")."""
-    return path.startswith("\0")
-
-
-def homeless(path: Path) -> str | None:
-    """Say why no socket can be made at a path; None if nothing is known against it. Nothing is tried."""
-    directory = path.parent
-    try:
-        mode = directory.stat().st_mode
-    except FileNotFoundError:
-        return f"there is no directory {directory}{unexpanded(path)}"
-    except OSError as error:
-        return f"{directory}: {error.strerror}"
-    if not stat.S_ISDIR(mode):
-        return f"{directory} is no directory"
-    if not os.access(directory, os.W_OK | os.X_OK):
-        return f"nothing can be made in the directory {directory}"
-    return _occupied(path)
-
-
-def _occupied(path: Path) -> str | None:
-    """Say what stands at a path where a socket is to be, and is no socket. A socket that nobody listens on any
-    more is no hindrance, and we do not find out here whether somebody does.
-    """
-    try:
-        mode = path.lstat().st_mode
-    except OSError:  # nothing is there; or who makes the socket is told
-        return None
-    return None if stat.S_ISSOCK(mode) else "the file exists and is not a socket"
-
-
-def ungivable(owner: SocketOwner) -> str | None:
-    """Say why a socket's file cannot be given to an owner: there is none of that name, or it takes root. None
-    if it can.
-    """
-    try:
-        user, group = _identified(owner)
-    except LookupError as error:
-        return str(error)
-    # Who may do it is up to capabilities, groups and user namespaces. So it is tried out, on a file of nowhere.
-    fd = os.memfd_create("owner")
-    try:
-        os.fchown(fd, user, group)
-    except OSError as error:
-        return _not_given(owner, error)
-    finally:
-        os.close(fd)
-    return None
-
-
-def _not_given(owner: SocketOwner, error: OSError) -> str:
-    return f"its file cannot be given to {owner}: {error.strerror}"
-
-
 _NO_WAY_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES})
 """What bind(2) says of a path whose directory is not there, or is not ours. It does not say of which part."""
 
@@ -175,30 +118,19 @@ async def open_listener(settings: Listen) -> Listener:
                 sock = _bind_unix(settings)
             case Transport.VSOCK:
                 sock = await _bind_vsock(uri)
-        try:
-            sock.listen(BACKLOG)
-        except BaseException:
-            sock.close()
-            raise
+        return Listener(settings, uri, [_listening(sock)])
     except OSError as error:
         raise ListenError(f"cannot listen on {uri}: {_why(error, uri.socket_path)}") from None
     except UnicodeError as error:  # of who looks names up; URIs have none that it would be
         raise ListenError(f"cannot listen on {uri}: no name of a host: {error}") from None
-    return Listener(settings, uri, [trio.SocketListener(sock)])
 
 
 def open_unix(path: Path, mode: int) -> trio.SocketListener:
     """Listen on a Unix socket that is no `[[listen]]`. Raises `ListenError`."""
     try:
-        sock = _bind_file(path, mode, None)
-        try:
-            sock.listen(BACKLOG)
-        except BaseException:
-            sock.close()
-            raise
+        return _listening(_bind_file(path, mode, None))
     except OSError as error:
         raise ListenError(f"cannot listen on {path}: {_why(error, str(path))}") from None
-    return trio.SocketListener(sock)
 
 
 def open_nameless() -> trio.SocketListener:
@@ -206,10 +138,18 @@ def open_nameless() -> trio.SocketListener:
     `ListenError`.
     """
     try:
-        sock = _bind_abstract("")
-        sock.listen(BACKLOG)
+        return _listening(_bind_abstract(""))
     except OSError as error:
         raise ListenError(f"cannot listen on a Unix socket: {error.strerror}") from None
+
+
+def _listening(sock: trio.socket.SocketType) -> trio.SocketListener:
+    """Listen on a socket that is bound. Raises `OSError`; then it is closed."""
+    try:
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
     return trio.SocketListener(sock)
 
 
@@ -230,7 +170,7 @@ def file_as_in(settings: Listen) -> Iterator[None]:
         return
     try:
         mode = settings.socket_mode
-        file.chmod(_usual_mode() if mode is None else mode)
+        file.chmod(usual_mode() if mode is None else mode)
         if settings.socket_owner is not None:
             _give_away(file, settings.socket_owner)
         yield
@@ -242,32 +182,6 @@ def file_as_in(settings: Listen) -> Iterator[None]:
             text = f"cannot change mode or owner of {path}: {error.strerror or error}"
             raise ListenError(text) from None
         raise
-
-
-def other_file(settings: Listen) -> str | None:
-    """Say what is not as a `[[listen]]` says of the file of a Unix socket that somebody else has made."""
-    path = settings.uri.socket_path
-    if path is None or is_abstract(path):
-        return None
-    try:
-        there = Path(path).stat()
-        wanted = (-1, -1) if settings.socket_owner is None else _identified(settings.socket_owner)
-    except (OSError, LookupError) as error:
-        return str(error)
-    mode, wanted_mode = stat.S_IMODE(there.st_mode), settings.socket_mode
-    if wanted_mode not in (None, mode):
-        return f"the file's mode is {mode:04o}, and socket-mode is {wanted_mode:04o}"
-    owner = (there.st_uid, there.st_gid)
-    if any(each not in (_AS_IT_IS, its) for each, its in zip(wanted, owner, strict=True)):
-        return f"the file's owner is {owner[0]}:{owner[1]}, and socket-owner is {settings.socket_owner}"
-    return None
-
-
-def _usual_mode() -> int:
-    """Give the mode that a socket's file gets from the umask."""
-    umask = os.umask(0o077)  # to know it is to set it
-    os.umask(umask)
-    return 0o777 & ~umask
 
 
 async def take_clients(
@@ -289,6 +203,14 @@ async def take_clients(
                 await trio.sleep(ACCEPT_AGAIN_SECONDS)
             else:
                 take(stream)
+
+
+def _give_away(path: Path, owner: SocketOwner) -> None:
+    """Give a socket's file to an owner. Raises `ListenError`, `OSError`."""
+    try:
+        give_away(path, owner)
+    except LookupError as error:
+        raise ListenError(f"cannot give {path} away: {error}") from None
 
 
 async def _listen_tcp(settings: Listen) -> Listener:
@@ -328,7 +250,7 @@ def _bind_unix(settings: Listen) -> trio.socket.SocketType:
 
 
 def _bind_file(path: Path, mode: int | None, owner: SocketOwner | None) -> trio.socket.SocketType:
-    _remove_stale(path)
+    remove_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         # Until listen() is called nobody can connect, so the mode is right in time.
@@ -342,37 +264,6 @@ def _bind_file(path: Path, mode: int | None, owner: SocketOwner | None) -> trio.
         sock.close()
         raise
     return trio.socket.from_stdlib_socket(sock)
-
-
-def _give_away(path: Path, owner: SocketOwner) -> None:
-    try:
-        user, group = _identified(owner)
-    except LookupError as error:
-        raise ListenError(f"cannot give {path} away: {error}") from None
-    try:
-        os.chown(path, user, group)
-    except OSError as error:
-        raise OSError(error.errno, _not_given(owner, error)) from None
-
-
-_AS_IT_IS = -1
-"""What chown(2) takes for "leave it"."""
-
-
-def _identified(owner: SocketOwner) -> tuple[int, int]:
-    """Give the numbers of an owner's user and group. Raises `LookupError`, which says whom there is not."""
-    user = group = _AS_IT_IS
-    if owner.user is not None:
-        try:
-            user = pwd.getpwnam(owner.user).pw_uid
-        except (KeyError, ValueError):  # ValueError: NUL in it
-            raise LookupError(f"there is no user {owner.user!r}") from None
-    if owner.group is not None:
-        try:
-            group = grp.getgrnam(owner.group).gr_gid
-        except (KeyError, ValueError):
-            raise LookupError(f"there is no group {owner.group!r}") from None
-    return user, group
 
 
 def _bind_abstract(path: str) -> trio.socket.SocketType:
@@ -395,24 +286,3 @@ async def _bind_vsock(uri: NbdUri) -> trio.socket.SocketType:
         sock.close()
         raise
     return sock
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove the file of a socket that nobody listens on any more: what a killed process leaves.
-
-    Only a refused connection proves that. A socket that is in use, and a file that is no socket, stay.
-    """
-    if why := _occupied(path):
-        raise OSError(errno.EEXIST, why)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(str(path))
-        except FileNotFoundError:
-            return
-        except ConnectionRefusedError:
-            path.unlink()
-        except BlockingIOError:
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)) from None
-        else:
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))

@@ -16,7 +16,8 @@ import pytest
 from gateway.cli import main
 from gateway.config import parse
 from gateway.config.models import SocketOwner
-from gateway.net.listen import ListenError, open_listener, ungivable
+from gateway.net.listen import ListenError, open_listener
+from gateway.net.socket_file import ungivable
 
 Capture = pytest.CaptureFixture[str]
 
