@@ -90,6 +90,7 @@ SAYS = {
 }
 
 
+@pytest.mark.real
 @pytest.mark.parametrize("what", SAYS)
 async def test_what_a_server_says_does_not_command_the_terminal(what: str, workdir: Path) -> None:
     verb = what.partition(",")[0]
@@ -102,6 +103,7 @@ async def test_what_a_server_says_does_not_command_the_terminal(what: str, workd
     assert r"\x1b[2J\x9b31m\x07\r[/red][link=x]\u202e\n" in said
 
 
+@pytest.mark.real
 @pytest.mark.parametrize("verb", ["reload", "losses"])
 async def test_nor_does_what_a_gateway_says_of_its_servers(verb: str, workdir: Path) -> None:
     async def answer(_arguments: Mapping[str, object]) -> ControlAnswer:
@@ -118,6 +120,7 @@ async def test_nor_does_what_a_gateway_says_of_its_servers(verb: str, workdir: P
     assert said.count(r"\x1b[2J\x9b31m\x07\r[/red][link=x]\u202e\n") == 2
 
 
+@pytest.mark.real
 async def test_names_that_nobody_can_ask_for_are_told(workdir: Path) -> None:
     server = Server({"good": MemoryDisk(2 * MIB)})
     listed = [ListedExport(Bytes(b"caf\xe9[red]")), ListedExport("good")]
@@ -138,6 +141,7 @@ async def test_names_that_nobody_can_ask_for_are_told(workdir: Path) -> None:
 # --- How long
 
 
+@pytest.mark.real
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("as_json", [False, True])
 async def test_a_timeout_bounds_all_of_it(verb: str, as_json: bool, workdir: Path) -> None:

@@ -21,6 +21,7 @@ uri = "memory:1M"
 """
 
 
+@pytest.mark.real
 @pytest.mark.parametrize(
     ("answer", "status", "out", "err"),
     [

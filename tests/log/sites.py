@@ -208,12 +208,13 @@ class _Search:
     def look_at(self, function: Function, node: Node) -> None:
         called = set()
         aliases = dict(_aliases(node))
-        for each in _own(node):
+        own = list(_own(node))
+        for each in own:
             if isinstance(each, ast.Call):
                 called.add(id(each.func))
                 self._look_at_call(function, node, each, aliases)
         aliased = {id(each) for methods in aliases.values() for each in methods}
-        for each in _own(node):
+        for each in own:
             if isinstance(each, ast.Attribute) and each.attr in LEVELS.keys() | STRANGERS:
                 is_log = A_LOG.search(ast.unparse(each.value))
                 if is_log and id(each) not in called | aliased:
