@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 TOP = Path(__file__).parents[1]
 HOUSE = TOP / "gateway"
 
-MOST_WORDS = 21
+MOST_WORDS = 23
 
 [SECTION] = re.findall(r"(?ms)^## Words\n(.*?)^## ", (TOP / "CONTRIBUTING.md").read_text())
 WORDS, NOUNS = (
@@ -24,6 +25,7 @@ BOOKKEEPING = r"\b([Oo]we[ds]?|[Oo]wing|[Pp]a(?:ys?|id)|debts?)\b"
 """Nobody owes or pays here: it is said who waits, who is told, and what is remembered. (`Debt` is a word.)"""
 
 
+@cache
 def names_in(room: str) -> set[str]:
     """What a room, or a file, defines at its top: classes, and names for types."""
     there = HOUSE / room
