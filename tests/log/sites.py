@@ -108,7 +108,8 @@ MAYBE_BOUND = {
 
 BINDS = {
     "gateway/app/run.py": {"worker"},
-    "gateway/clients/client.py": {"session", "client", "via", "export"},
+    "gateway/clients/client.py": {"session", "client", "via"},
+    "gateway/clients/negotiating.py": {"export"},
     "gateway/links/trunk.py": {"upstream"},
 }
 """The fields that loggers are bound to, by the file in which that is done."""
