@@ -15,7 +15,9 @@ import trio
 
 from gateway.admin.control import ControlAnswer, ControlError, ask
 from gateway.embedded import Server
-from tests.embedded.peers import Client
+from gateway.protocol.client_role import Refused
+from gateway.wire.constants import Rep
+from tests.embedded.peers import BLOCK_SIZE, Client
 from tests.tools.patience import HANG_SECONDS
 
 HEAD = """\
@@ -109,6 +111,8 @@ class Gateway:
         for pid in others:
             os.kill(pid, signal.SIGSTOP)
         try:
+            while any(state_of(pid) not in "TX" for pid in others):  # it may be about to accept
+                await trio.sleep(LOOK_AGAIN_SECONDS)
             client = await self.connected("g.sock")
             client.negotiation.receive(await client.stream.receive_some())  # it is accepted
         finally:
@@ -144,11 +148,42 @@ class Gateway:
         await client.go(name, structured=structured)
         return client
 
+    async def session_again(self, name: str) -> Client:
+        """Give one that has opened an export whose home is being started, however long that takes: who has
+        waited in vain comes again.
+        """
+        while True:
+            client = await self.connected("g.sock")
+            await client.structured()
+            client.negotiation.go(name, BLOCK_SIZE)
+            if not isinstance(answer := await client.event(), Refused):
+                return client
+            assert answer.reply == Rep.ERR_SHUTDOWN, answer
+            await client.stream.aclose()
+
+    async def has_clients(self, count: int, number: int = 0) -> None:
+        """Wait until a listener has so many: for a moment, who is handed over is counted twice, and who has
+        left still.
+        """
+
+        async def are_there() -> bool:
+            return bool((await self.status())["listeners"][number]["clients"] == count)
+
+        await until(are_there)
+
 
 async def until(true: Callable[[], Any]) -> None:
     """Other processes have something to do still."""
     while not await true():
         await trio.sleep(LOOK_AGAIN_SECONDS)
+
+
+def state_of(pid: int) -> str:
+    """Give the letter that the kernel has for what a process does (proc(5)); "X" where it is none any more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
 
 
 @asynccontextmanager
