@@ -28,23 +28,30 @@ uri = "nbd+unix:///?socket={at}/g.sock"
 socket = "{at}/c.sock"
 """
 
-HOMELESS = Path(__file__).parent / "homeless"
+HOMELESS = {"PYTHONPATH": str(Path(__file__).parent / "homeless")}
+"""Takes the homes of disks away."""
+
+NOTHING_ADDED: Mapping[str, str] = {}
 
 LOOK_AGAIN_SECONDS = 0.01
 
 
 class Gateway:
-    """One that runs. `at` is where its files are."""
+    """One that runs. `at` is where its files are; `environment` is added to ours."""
 
-    def __init__(self, at: Path, text: str, *, workers: int = 2, homes: bool = True) -> None:
+    def __init__(
+        self,
+        at: Path,
+        text: str,
+        *,
+        workers: int = 2,
+        environment: Mapping[str, str] = NOTHING_ADDED,
+    ) -> None:
         self.at = at
         self.path = at / "g.toml"
         self.workers = workers
         self._streams: list[trio.SocketStream] = []
         self.write(text)
-        environment = dict(os.environ)
-        if not homes:
-            environment["PYTHONPATH"] = str(HOMELESS)
         self.log = at / "log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -52,7 +59,7 @@ class Gateway:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment,
+                env={**os.environ, **environment},
                 process_group=0,
             )
 
@@ -200,12 +207,19 @@ async def server_at(path: Path, server: Server) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def gateway(
-    at: Path, text: str, *, workers: int = 2, homes: bool = True
+    at: Path,
+    text: str,
+    *,
+    workers: int = 2,
+    environment: Mapping[str, str] = NOTHING_ADDED,
+    seconds: float = HANG_SECONDS,
 ) -> AsyncIterator[Gateway]:
-    """Have a gateway that serves, until the block ends; in good order, unless the test has killed it."""
-    running = Gateway(at, text, workers=workers, homes=homes)
+    """Have a gateway that serves, until the block ends, within so many seconds; in good order, unless the test
+    has killed it.
+    """
+    running = Gateway(at, text, workers=workers, environment=environment)
     try:
-        with trio.fail_after(HANG_SECONDS):
+        with trio.fail_after(seconds):
             await running.serves()
             yield running
         await running.aclose()

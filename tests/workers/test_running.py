@@ -20,7 +20,7 @@ from gateway.wire.handshake import BlockSizes
 from gateway.workers.homes import home_of, table_of
 from tests.embedded.peers import Client
 from tests.tools.volatile import VolatileServer
-from tests.workers.running import Gateway, gateway, server_at, state_of, until
+from tests.workers.running import HOMELESS, Gateway, gateway, server_at, state_of, until
 
 pytestmark = pytest.mark.real
 
@@ -96,7 +96,7 @@ async def lose_and_flush(at: Path, *, homes: bool) -> list[int]:
     server = VolatileServer(SIZE)
     async with (
         server_at(at / "u.sock", server),
-        gateway(at, UPSTREAM.format(at=at), homes=homes) as running,
+        gateway(at, UPSTREAM.format(at=at), environment={} if homes else HOMELESS) as running,
     ):
         writer = await running.session(worker=0)
         other = await running.session(worker=1)
@@ -123,7 +123,7 @@ async def write_parts(at: Path, *, homes: bool) -> tuple[int, bytes]:
     server = VolatileServer(SIZE, COARSE)
     async with (
         server_at(at / "u.sock", server),
-        gateway(at, UPSTREAM.format(at=at), homes=homes) as running,
+        gateway(at, UPSTREAM.format(at=at), environment={} if homes else HOMELESS) as running,
     ):
         one, other = [await running.session(worker=number, structured=False) for number in (0, 1)]
         server.disk.holds = lambda pending: pending.command == "read" and pending.offset == 0
