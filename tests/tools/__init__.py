@@ -12,6 +12,8 @@ shares.py       how much of a long row of schedules is run each time
 soak.py         new schedules until the time is over: `make soak`
 kill_run.py     real servers killed with -9 under a verifying load: `python -m tests.tools.kill_run --help`
 restart_run.py  a real server restarted while the gateway negotiates with it
+reconnect_run.py  clients that come and go for minutes, and what each process of the gateway has left of them
+counting/       what has the processes count their tasks and objects
 build_pump.py   the compiled pump with other flags than in a wheel: the sanitisers, counters of its edges
 forbidden.py    a directory that may not be entered, also for root
 patience.py     how long a test waits for what has to come

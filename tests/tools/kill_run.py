@@ -23,6 +23,9 @@ disks away from them (`gateway.workers.homes`), so it has to end with 1. `--by w
 of the server, and `--by supervisor` the supervisor, and begins another gateway: sessions are cut then, and
 everything else is asked.
 
+`--coarse` has nbdkit take blocks of 4 KiB only, so that most WRITEs are parts of blocks, which clients have in
+common: each is read, modified and written back, and none may undo another one.
+
 `--defaults` leaves everything else as the product has it, `late-write-seconds` too, so that each kill holds up
 for half a minute what it has left unanswered. With `--readers` only the one writes that leaves in good order:
 all others learn of what is lost from nobody but the gateway.
@@ -52,6 +55,7 @@ from random import Random
 
 import trio
 
+from gateway.admin.control import ask
 from gateway.wire.constants import Cmd, CmdFlag, Errno, name_of
 from gateway.wire.constants import TransmissionFlag as Flag
 from tests.embedded.peers import Client
@@ -60,6 +64,7 @@ from tests.interop.servers import free_port, unix_uri
 from tests.tools.cutter import Address, Relay, Towards, cutter
 from tests.tools.history import NEVER, Op, Session
 from tests.tools.oracle import Oracle
+from tests.tools.patience import HANG_SECONDS
 from tests.tools.stamps import BLOCK_BYTES, Broken, stamps_of
 
 HOMELESS = Path(__file__).parents[1] / "workers" / "homeless"
@@ -68,11 +73,11 @@ HOMELESS = Path(__file__).parents[1] / "workers" / "homeless"
 LONGEST_BLOCKS = 8
 """Of one command: two of nbdkit's cache, which has blocks of 4 KiB."""
 
-START_SECONDS = 20
-"""For a server, or a gateway, to listen."""
-
 REPLY_SECONDS = 90
 """A reply that is not there by then will not come: more than `reconnect-seconds`."""
+
+MOST_TIMES = 5
+"""As many kills as are wanted, before a run has been in vain."""
 
 MOST_PROBLEMS = 5
 """So many are enough to know."""
@@ -98,6 +103,18 @@ upstream-name = ""
 NOTHING_LOST = "no kill has lost anything, so that this run proves nothing"
 
 ENDS_WITH_ITS_LINK = "reconnect-seconds = 0\n"
+
+NOBODY_CAME_FROM_ELSEWHERE = (
+    "no client has come to another worker than its disk's home, so that this run proves nothing"
+)
+
+CONTROL = """\
+[control]
+socket = "{control}"
+"""
+
+COARSE_BYTES = 4096
+"""Of a block, with `--coarse`: the cache filter's own."""
 
 SURVIVAL = """\
 connections = {connections}
@@ -143,6 +160,8 @@ class Plan:
     seed: int = 0
     survival: bool = True
     defaults: bool = False
+    until_wrong: bool = False
+    """The load goes on until something is wrong."""
     readers: bool = False
     """Only who leaves without a FLUSH writes."""
     connections: str = "shared"
@@ -155,6 +174,8 @@ class Plan:
     depth: int = 4
     """Commands of each client under way."""
     blocks: int = 256
+    coarse: bool = False
+    """nbdkit takes blocks of `COARSE_BYTES` only."""
     atomic: bool = False
     """Values that come back after newer ones were read are wrong, too, where nothing may be lost."""
     template: str = ""
@@ -164,6 +185,20 @@ class Plan:
     def lossless(self) -> bool:
         """Nobody may miss anything."""
         return self.mode in ("replay", "assume-durable") or self.by in ("stop", *OURS)
+
+    @property
+    def most_kills(self) -> int:
+        """So many, if the first ones have lost nothing: a busy machine writes little."""
+        return MOST_TIMES * self.kills
+
+    @property
+    def grain(self) -> int:
+        """Blocks that the server takes together."""
+        return COARSE_BYTES // BLOCK_BYTES if self.coarse else 1
+
+    def in_steps(self, start: int, count: int) -> bool:
+        """Say whether a write has parts of blocks."""
+        return bool(start % self.grain or count % self.grain)
 
     @property
     def cuts(self) -> bool:
@@ -252,12 +287,17 @@ class Victim:
         self.address: Address = ("127.0.0.1", port) if plan.tcp else self._path
         if plan.server == "nbdkit":
             where = ("-i", "127.0.0.1", "-p", str(port)) if plan.tcp else ("-U", str(self._path))
-            self._command = ["nbdkit", "--foreground", *where, "--filter=cache"]
+            coarse = ["--filter=blocksize-policy"] if plan.coarse else []
+            self._command = ["nbdkit", "--foreground", *where, *coarse, "--filter=cache"]
             delay = [f"delay-write={plan.write_delay_ms}ms"] if plan.write_delay_ms else []
             if delay:
                 self._command.append("--filter=delay")
             self._command += ["file", str(self.disk), "cache=writeback", "cache-on-read=false"]
             self._command += delay
+            if plan.coarse:
+                self._command += [f"blocksize-minimum={COARSE_BYTES}"]
+                self._command += [f"blocksize-preferred={COARSE_BYTES}"]
+                self._command += ["blocksize-error-policy=error"]
         else:
             where = ("-b", "127.0.0.1", "-p", str(port)) if plan.tcp else ("-k", str(self._path))
             self._command = ["qemu-nbd", "--persistent", "--shared=0", "--cache=writeback"]
@@ -306,7 +346,7 @@ class Victim:
 
 async def listens(process: Process, uri: str) -> None:
     """Wait until somebody listens there."""
-    with trio.fail_after(START_SECONDS):
+    with trio.fail_after(HANG_SECONDS):
         while not listening(uri):
             if not process.running:
                 raise CannotStart(f"{' '.join(process.command)} ended:\n{process.output}")
@@ -384,7 +424,9 @@ class Load:
     def __init__(self, plan: Plan, report: Report, socket: Path) -> None:
         self.plan = plan
         self.report = report
-        self.oracle = Oracle(plan.blocks, lossless=plan.lossless, survives=plan.survival)
+        self.oracle = Oracle(
+            plan.blocks, lossless=plan.lossless, survives=plan.survival, grain=plan.grain
+        )
         self.flush_sent = trio.lowlevel.ParkingLot()
         self.left = trio.lowlevel.ParkingLot()
         """Where one waits for somebody to leave without a FLUSH."""
@@ -499,7 +541,7 @@ class Load:
         for _ in range(self.random.randint(1, MOST_WRITTEN)):
             length = self.random.randint(1, LONGEST_BLOCKS)
             start = self.random.randrange(self.plan.blocks - length)
-            op = connection.session.write(start, length)
+            op = connection.session.write(start, length, steps=self.plan.in_steps(start, length))
             await connection.ask(op, Cmd.WRITE)
 
     async def newcomer(self) -> None:
@@ -552,10 +594,11 @@ class Load:
             elif kind == "read":
                 await connection.ask(session.read(start, count), Cmd.READ)
             elif kind == "zero":
-                op = session.write(start, count, zeros=True)
+                op = session.write(start, count, zeros=True, steps=self.plan.in_steps(start, count))
                 await connection.ask(op, Cmd.WRITE_ZEROES)
             else:
-                op = session.write(start, count, fua=kind == "fua")
+                steps = self.plan.in_steps(start, count)
+                op = session.write(start, count, fua=kind == "fua", steps=steps)
                 flags = CmdFlag.FUA if kind == "fua" else 0
                 await connection.ask(op, Cmd.WRITE, flags=flags)
 
@@ -625,7 +668,9 @@ async def disturb_again_and_again(
     """Do what is to be done to the server, at bad moments."""
     random = Random(f"{plan.seed}, kills")
     pause = plan.seconds / max(plan.kills, 1)
-    for _ in range(plan.kills):
+    for number in count():
+        if number >= plan.kills and (not why_in_vain(plan, report) or number >= plan.most_kills):
+            break
         aim = random.choice(AIMS)
         load.flush_weight = random.choice(FLUSH_WEIGHTS)
         await trio.sleep(random.uniform(0, 0.05 if aim == "again" else 2 * pause))
@@ -648,6 +693,8 @@ async def disturb_again_and_again(
         if len(report.problems) >= MOST_PROBLEMS:
             break
     await trio.sleep(pause)
+    while plan.until_wrong and not report.problems:
+        await trio.sleep(0.01)
     load.stopping = True
 
 
@@ -704,13 +751,14 @@ async def disturbed(
 ) -> Report:
     """Run the load and what disturbs it."""
     socket = workdir / "gateway"
-    config = workdir / "gateway.toml"
+    config, control = workdir / "gateway.toml", workdir / "control"
     listen = unix_uri(socket)
     server = victim.uri if relay is None else relay.uri
     config.write_text(
         CONFIG.format(
             workers=plan.workers, listen=listen, server=server, survival=plan.config_survival
         )
+        + CONTROL.format(control=control)
     )
     load = Load(plan, report, socket)
     house = House(plan, config)
@@ -718,7 +766,8 @@ async def disturbed(
         await victim.start()
         await house.begin(listen)
         # All may have to wait once for a server that is killed again and again.
-        with trio.move_on_after(3 * plan.seconds + plan.kills + 2 * REPLY_SECONDS) as limit:
+        most = MOST_TIMES * (2 * plan.seconds + plan.kills) + 2 * REPLY_SECONDS
+        with trio.move_on_after(most) as limit:
             async with trio.open_nursery() as nursery:
                 for number in range(plan.clients):
                     nursery.start_soon(load.client, f"client {number}")
@@ -729,6 +778,7 @@ async def disturbed(
                 await load.newcomer()
         if limit.cancelled_caught:
             report.problem(f"the clients have not finished in time: {load.oracle._under_way}")
+        await look_who_came_from_elsewhere(plan, control, report)
         victim.kill()  # everything was flushed
         gateway = house.process
         assert gateway is not None
@@ -747,6 +797,19 @@ async def disturbed(
     return report
 
 
+async def look_who_came_from_elsewhere(plan: Plan, control: Path, report: Report) -> None:
+    """See that clients of the disk have come to several workers, where there are some that have lived."""
+    if plan.workers == 1 or plan.by in OURS or not plan.homes:
+        return
+    with trio.fail_after(HANG_SECONDS):
+        answer = await ask(control, "status")
+    assert answer.data is not None, answer
+    handed = sum(each["handshakes"].get("handed-over", 0) for each in answer.data["listeners"])
+    report.counts["handed over"] = handed
+    if not handed:
+        report.problem(NOBODY_CAME_FROM_ELSEWHERE)
+
+
 def check_disk(plan: Plan, load: Load, victim: Victim, report: Report) -> None:
     """Hold the disk against all that has happened, and the run against what it is to be worth."""
     try:
@@ -759,10 +822,15 @@ def check_disk(plan: Plan, load: Load, victim: Victim, report: Report) -> None:
         report.counts["inversions"] = len(inversions)
         if plan.atomic and inversions:
             report.problem(f"{len(inversions)} inversions, such as: {inversions[0]}")
+    if not report.problems and (why := why_in_vain(plan, report)):
+        report.problem(why)
+
+
+def why_in_vain(plan: Plan, report: Report) -> str:
+    """Say why a run proves nothing so far; empty, if it does."""
     # What one leaves who goes without a FLUSH is flushed, unless the server is killed at that very moment.
     loses = plan.server == "nbdkit" and plan.by == "kill" and plan.kills and not plan.readers
-    if loses and not sum(report.lost) and not report.problems:
-        report.problem(NOTHING_LOST)
+    return NOTHING_LOST if loses and not sum(report.lost) else ""
 
 
 def main() -> int:
@@ -790,6 +858,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=2)
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--blocks", type=int, default=256)
+    parser.add_argument("--coarse", action="store_true", help="nbdkit takes whole 4 KiB only")
     parser.add_argument("--template", default="", help="more lines of the upstream's configuration")
     parser.add_argument("--atomic", action="store_true", help="inversions are wrong, too")
     parser.add_argument("--log", action="store_true", help="show what the gateway said")

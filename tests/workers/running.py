@@ -16,7 +16,9 @@ import trio
 from gateway.admin.asking import ControlError, ask
 from gateway.admin.control import ControlAnswer
 from gateway.embedded import Server
-from tests.embedded.peers import Client
+from gateway.protocol.client_role import Refused
+from gateway.wire.constants import Rep
+from tests.embedded.peers import BLOCK_SIZE, Client
 from tests.tools.patience import HANG_SECONDS
 
 HEAD = """\
@@ -27,23 +29,30 @@ uri = "nbd+unix:///?socket={at}/g.sock"
 socket = "{at}/c.sock"
 """
 
-HOMELESS = Path(__file__).parent / "homeless"
+HOMELESS = {"PYTHONPATH": str(Path(__file__).parent / "homeless")}
+"""Takes the homes of disks away."""
+
+NOTHING_ADDED: Mapping[str, str] = {}
 
 LOOK_AGAIN_SECONDS = 0.01
 
 
 class Gateway:
-    """One that runs. `at` is where its files are."""
+    """One that runs. `at` is where its files are; `environment` is added to ours."""
 
-    def __init__(self, at: Path, text: str, *, workers: int = 2, homes: bool = True) -> None:
+    def __init__(
+        self,
+        at: Path,
+        text: str,
+        *,
+        workers: int = 2,
+        environment: Mapping[str, str] = NOTHING_ADDED,
+    ) -> None:
         self.at = at
         self.path = at / "g.toml"
         self.workers = workers
         self._streams: list[trio.SocketStream] = []
         self.write(text)
-        environment = dict(os.environ)
-        if not homes:
-            environment["PYTHONPATH"] = str(HOMELESS)
         self.log = at / "log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -51,7 +60,7 @@ class Gateway:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment,
+                env={**os.environ, **environment},
                 process_group=0,
             )
 
@@ -110,6 +119,8 @@ class Gateway:
         for pid in others:
             os.kill(pid, signal.SIGSTOP)
         try:
+            while any(state_of(pid) not in "TX" for pid in others):  # it may be about to accept
+                await trio.sleep(LOOK_AGAIN_SECONDS)
             client = await self.connected("g.sock")
             client.negotiation.receive(await client.stream.receive_some())  # it is accepted
         finally:
@@ -145,11 +156,42 @@ class Gateway:
         await client.go(name, structured=structured)
         return client
 
+    async def session_again(self, name: str) -> Client:
+        """Give one that has opened an export whose home is being started, however long that takes: who has
+        waited in vain comes again.
+        """
+        while True:
+            client = await self.connected("g.sock")
+            await client.structured()
+            client.negotiation.go(name, BLOCK_SIZE)
+            if not isinstance(answer := await client.event(), Refused):
+                return client
+            assert answer.reply == Rep.ERR_SHUTDOWN, answer
+            await client.stream.aclose()
+
+    async def has_clients(self, count: int, number: int = 0) -> None:
+        """Wait until a listener has so many: for a moment, who is handed over is counted twice, and who has
+        left still.
+        """
+
+        async def are_there() -> bool:
+            return bool((await self.status())["listeners"][number]["clients"] == count)
+
+        await until(are_there)
+
 
 async def until(true: Callable[[], Any]) -> None:
     """Other processes have something to do still."""
     while not await true():
         await trio.sleep(LOOK_AGAIN_SECONDS)
+
+
+def state_of(pid: int) -> str:
+    """Give the letter that the kernel has for what a process does (proc(5)); "X" where it is none any more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
 
 
 @asynccontextmanager
@@ -166,12 +208,19 @@ async def server_at(path: Path, server: Server) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def gateway(
-    at: Path, text: str, *, workers: int = 2, homes: bool = True
+    at: Path,
+    text: str,
+    *,
+    workers: int = 2,
+    environment: Mapping[str, str] = NOTHING_ADDED,
+    seconds: float = HANG_SECONDS,
 ) -> AsyncIterator[Gateway]:
-    """Have a gateway that serves, until the block ends; in good order, unless the test has killed it."""
-    running = Gateway(at, text, workers=workers, homes=homes)
+    """Have a gateway that serves, until the block ends, within so many seconds; in good order, unless the test
+    has killed it.
+    """
+    running = Gateway(at, text, workers=workers, environment=environment)
     try:
-        with trio.fail_after(HANG_SECONDS):
+        with trio.fail_after(seconds):
             await running.serves()
             yield running
         await running.aclose()

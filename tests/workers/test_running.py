@@ -20,7 +20,7 @@ from gateway.wire.handshake import BlockSizes
 from gateway.workers.homes import home_of, table_of
 from tests.embedded.peers import Client
 from tests.tools.volatile import VolatileServer
-from tests.workers.running import Gateway, gateway, server_at, until
+from tests.workers.running import HOMELESS, Gateway, gateway, server_at, state_of, until
 
 pytestmark = pytest.mark.real
 
@@ -74,9 +74,9 @@ async def test_a_disk_is_served_by_its_home_whoever_its_clients_came_to(tmp_path
             assert await other.read(512, 512) == BLOCK
         found = {(each["export"], each["worker"]) for each in await running.sessions()}
         assert found == set(zip(NAMES, wanted, strict=True))
+        await running.has_clients(2 * len(NAMES))
         [listener] = (await running.status())["listeners"]
         assert listener["handshakes"]["handed-over"] == len(NAMES)
-        assert listener["clients"] == 2 * len(NAMES)
 
 
 async def test_a_disk_without_a_home_stays_where_its_client_came_in(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ async def lose_and_flush(at: Path, *, homes: bool) -> list[int]:
     server = VolatileServer(SIZE)
     async with (
         server_at(at / "u.sock", server),
-        gateway(at, UPSTREAM.format(at=at), homes=homes) as running,
+        gateway(at, UPSTREAM.format(at=at), environment={} if homes else HOMELESS) as running,
     ):
         writer = await running.session(worker=0)
         other = await running.session(worker=1)
@@ -123,7 +123,7 @@ async def write_parts(at: Path, *, homes: bool) -> tuple[int, bytes]:
     server = VolatileServer(SIZE, COARSE)
     async with (
         server_at(at / "u.sock", server),
-        gateway(at, UPSTREAM.format(at=at), homes=homes) as running,
+        gateway(at, UPSTREAM.format(at=at), environment={} if homes else HOMELESS) as running,
     ):
         one, other = [await running.session(worker=number, structured=False) for number in (0, 1)]
         server.disk.holds = lambda pending: pending.command == "read" and pending.offset == 0
@@ -172,14 +172,13 @@ async def test_a_worker_that_dies_takes_its_own_sessions_along_and_no_others(
         # They are served again, by another process with the same number.
         for name, home in zip(NAMES, wanted, strict=True):
             if home == 0:
-                assert await (await running.session(name)).read(0, 512) == bytes(512)
+                assert await (await running.session_again(name)).read(0, 512) == bytes(512)
+        await running.has_clients(len(NAMES))
         status = await running.status()
         assert [each["restarts"] for each in status["workers"]] == [1, 0]
         now = await running.pids()
         assert now[0] != pids[0]
         assert now[1] == pids[1]
-        [listener] = status["listeners"]
-        assert listener["clients"] == len(NAMES)
 
 
 async def test_without_their_supervisor_workers_take_nobody_and_drain(tmp_path: Path) -> None:
@@ -210,7 +209,7 @@ async def test_without_their_supervisor_workers_take_nobody_and_drain(tmp_path: 
         assert await ended(client)
 
         async def all_gone() -> bool:
-            return not any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids)
+            return all(state_of(pid) in "ZX" for pid in pids)
 
         await until(all_gone)
 
@@ -249,7 +248,8 @@ async def test_a_pause_is_at_home_and_a_new_worker_has_it(tmp_path: Path) -> Non
         assert (await running.status())["paused"] == ["d0"]
         os.kill((await running.pids())[home], signal.SIGKILL)
         assert await ended(client)
-        assert (await running.status())["paused"] == ["d0"]  # whether its home is there again or not
+        # Whether its home is there again or not:
+        assert (await running.status())["paused"] == ["d0"]
         assert (await running.ask("pause", export=elsewhere)).ok
         assert (await running.ask("resume", export=elsewhere)).ok
         await running.replaced(home)
@@ -357,25 +357,17 @@ async def test_the_most_clients_are_those_of_all_workers(tmp_path: Path) -> None
         async def connected() -> Client:
             return await running.connected("h.sock")
 
-        async def nobody_is_there() -> bool:
-            return not any(each["clients"] for each in (await running.status())["listeners"])
-
-        await until(nobody_is_there)  # who looked whether it listens may be about to be seen off
         there = []
-        for _ in range(3):
+        for count in range(1, 4):
             client = await connected()
             await client.go("d0")
             there.append(client)
+            await running.has_clients(count, 1)
         for _ in range(8):
             with pytest.raises(EOFError):
                 await (await connected()).greeting()
         await there.pop().stream.aclose()
-
-        async def has_room() -> bool:
-            [_, listener] = (await running.status())["listeners"]
-            return bool(listener["clients"] == 2)
-
-        await until(has_room)
+        await running.has_clients(2, 1)
         await (await connected()).go("d1")
 
 
@@ -405,13 +397,8 @@ async def test_over_tls_a_client_stays_where_its_tls_is_and_is_served_at_home(
                 copy = ["nbdcopy", "--connections=1", *pair]
                 await trio.run_process(copy, cwd=tmp_path)
             assert (tmp_path / "back").read_bytes() == data
-
-        async def all_have_left() -> bool:  # the last one may be about to be seen off
-            [listener] = [e for e in (await running.status())["listeners"] if e["tls"] != "off"]
-            return bool(listener["clients"] == 0)
-
-        await until(all_have_left)
-        [listener] = [e for e in (await running.status())["listeners"] if e["tls"] != "off"]
+        await running.has_clients(0, 1)
+        _plain, listener = (await running.status())["listeners"]
         assert listener["handshakes"]["session"] == 2 * len(NAMES)
         assert listener["handshakes"]["handed-over"] > 0
 

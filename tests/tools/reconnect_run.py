@@ -1,0 +1,374 @@
+"""`python -m tests.tools.reconnect_run`: many clients come and go for minutes, in every way; then each process
+of the gateway has as many descriptors, tasks and objects as it had before, and no more memory.
+
+Each client comes again as soon as it has left: it only looks, asks for what is not there, works and says DISC,
+works over TLS, goes in the middle of its commands, or in the middle of the negotiation. The disks have their
+homes in several workers, so about half of the clients are handed over, and half of those over TLS are relayed.
+
+Descriptors and tasks are held against what the gateway had before anybody came. Memory and Python's objects are
+held against what it had after all clients were there at the same time, and some have come in every way: by then
+it has its buffers, and has loaded what it needs. All is counted when the last client has been seen off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import ssl
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import trio
+
+from gateway.embedded import Server
+from gateway.embedded.disk import MemoryDisk
+from gateway.protocol.client_role import Refused
+from gateway.wire.constants import Cmd
+from tests.bench.processes import allow_many_files
+from tests.embedded.peers import BLOCK_SIZE, Client
+from tests.tools.patience import HANG_SECONDS
+from tests.workers.running import Gateway, gateway, server_at, until
+
+COUNTING = Path(__file__).parent / "counting"
+"""What has the processes count their tasks and objects."""
+
+SIZE = 1 << 20
+NAMES = [f"d{number}" for number in range(16)]
+LENGTH = 4096
+
+LOOK_SECONDS = 0.25
+"""How often it is looked whether all is back, and whether it has counted."""
+
+MORE_OBJECTS = 400
+"""So many more objects a process may have: lines that are kept for the log, ids of verbs. One for each session
+would be thousands."""
+
+MORE_BYTES = 8 << 20
+"""So much more memory: what the allocator has in pieces. A session that leaves 4 KiB shows after 2,000."""
+
+FIRST_TIMES = 2
+"""How often clients of all disks come in every way before that is counted from."""
+
+WAYS = {"look": 3, "unknown": 1, "work": 10, "tls": 2, "cut": 5, "half": 2}
+"""What a client does, and how often."""
+
+CONFIG = """\
+[[listen]]
+uri = "nbds+unix:///?socket={at}/t.sock"
+handshake-seconds = {hang:g}
+certificates = "{pki}"
+verify-client = false
+max-connections = 20000
+[upstream.u]
+uri = "nbd+unix:///?socket={at}/u.sock"
+canonical-names = true
+connect-seconds = {hang:g}
+late-write-seconds = 0
+[log]
+level = "error"
+"""
+
+
+@dataclass
+class Plan:
+    """What is done: for so many seconds, and until so many clients have been served."""
+
+    clients: int = 1000
+    seconds: float = 300
+    served: int = 0
+    workers: int = 2
+    seed: int = 0
+
+    @property
+    def longest_seconds(self) -> float:
+        """If it takes longer than this, it hangs."""
+        return HANG_SECONDS + 3 * self.seconds
+
+
+@dataclass
+class Counts:
+    """What a process has."""
+
+    descriptors: int
+    tasks: int
+    objects: int
+    anonymous_bytes: int
+
+
+@dataclass
+class Report:
+    """How it went."""
+
+    plan: Plan
+    problems: list[str] = field(default_factory=list)
+    ways: Counter[str] = field(default_factory=Counter)
+    most_connected: int = 0
+    rows: list[tuple[str, Counts, Counts, Counts]] = field(default_factory=list)
+    """Each process, at the start, when all had been there once, and in the end."""
+
+    def __str__(self) -> str:
+        ways = ", ".join(f"{count} {way}" for way, count in sorted(self.ways.items()))
+        lines = [f"{self.ways.total()} clients came, at most {self.most_connected} at once: {ways}"]
+        lines.append(f"{'process':12}{'descriptors':>16}{'tasks':>12}{'objects':>22}{'MiB':>18}")
+        for name, *counts in self.rows:
+            first, warm, last = counts
+            lines.append(
+                f"{name:12}"
+                f"{f'{first.descriptors} -> {last.descriptors}':>16}"
+                f"{f'{first.tasks} -> {last.tasks}':>12}"
+                f"{f'{warm.objects} -> {last.objects}':>22}"
+                f"{f'{warm.anonymous_bytes / 2**20:.1f} -> {last.anonymous_bytes / 2**20:.1f}':>18}"
+            )
+        return "\n".join(lines + [f"  WRONG: {problem}" for problem in self.problems])
+
+
+class Crowd:
+    """Clients that come and go."""
+
+    def __init__(self, plan: Plan, at: Path, report: Report) -> None:
+        self._plan, self._at, self._report = plan, at, report
+        self._random = Random(plan.seed)
+        self._context = ssl.create_default_context(cafile=str(at / "pki" / "ca-cert.pem"))
+        self._context.check_hostname = False
+        self._there = 0
+        self.stopping = False
+
+    async def first(self) -> None:
+        """Have all be there at the same time, and leave, and then some in every way."""
+        await self._all_at_once()
+        for way in [*WAYS] * FIRST_TIMES:
+            async with trio.open_nursery() as nursery:
+                for name in NAMES:
+                    nursery.start_soon(getattr(self, f"_{way}"), name)
+
+    async def _all_at_once(self) -> None:
+        together, left = trio.Event(), self._plan.clients
+
+        async def one(number: int) -> None:
+            nonlocal left
+            async with await self._connected("g.sock") as stream:
+                client = Client(stream)
+                await client.go(NAMES[number % len(NAMES)])
+                await client.read(0, LENGTH)
+                left -= 1
+                if not left:
+                    together.set()
+                await together.wait()
+                await client.send(Cmd.DISC)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(self._plan.clients):
+                nursery.start_soon(one, number)
+
+    async def again_and_again(self) -> None:
+        """One client, until `stopping`."""
+        while not self.stopping:
+            [way] = self._random.choices([*WAYS], [*WAYS.values()])
+            try:
+                await getattr(self, f"_{way}")(self._random.choice(NAMES))
+            except (OSError, EOFError, AssertionError, trio.BrokenResourceError) as error:
+                self._report.problems.append(f"{way}: {error!r}")
+                return
+            self._report.ways[way] += 1
+            self._report.most_connected = max(self._report.most_connected, self._there)
+
+    async def _connected(self, name: str) -> trio.SocketStream:
+        while True:
+            try:
+                return await trio.open_unix_socket(str(self._at / name))
+            except (
+                BlockingIOError
+            ):  # a Unix socket's queue is full: nobody waits for that in the kernel
+                await trio.sleep(LOOK_SECONDS)
+
+    async def _look(self, _name: str) -> None:
+        async with await self._connected("g.sock") as stream:
+            await Client(stream).greeting()
+
+    async def _unknown(self, _name: str) -> None:
+        async with await self._connected("g.sock") as stream:
+            client = Client(stream)
+            await client.structured()
+            client.negotiation.go("nobody has this", BLOCK_SIZE)
+            assert isinstance(await client.event(), Refused)
+
+    async def _half(self, name: str) -> None:
+        async with await self._connected("g.sock") as stream:
+            client = Client(stream)
+            await client.structured()
+            client.negotiation.go(name, ())
+            await stream.send_all(client.negotiation.data_to_send())
+            await trio.aclose_forcefully(stream)
+
+    async def _work(self, name: str) -> None:
+        async with await self._connected("g.sock") as stream:
+            client = Client(stream)
+            await client.go(name)
+            await self._worked(client)
+
+    async def _tls(self, name: str) -> None:
+        async with await self._connected("t.sock") as stream:
+            client = Client(stream)
+            await client.greeting()
+            client.negotiation.ask_starttls()
+            await client.answered()
+            secure = trio.SSLStream(stream, self._context, https_compatible=True)
+            over = Client(secure)  # type: ignore[arg-type] # it has what is needed of a plain one
+            over.negotiation = client.negotiation.secured()
+            over.negotiation.go(name, BLOCK_SIZE)
+            await over.answered()
+            await self._worked(over)
+
+    async def _worked(self, client: Client) -> None:
+        self._there += 1
+        try:
+            place = self._random.randrange(SIZE // LENGTH) * LENGTH
+            assert await client.error(Cmd.WRITE, place, data=b"x" * LENGTH) == 0
+            assert await client.error(Cmd.READ, place, LENGTH) == 0
+            assert await client.error(Cmd.FLUSH) == 0
+            await client.send(Cmd.DISC)
+            assert await client.rest() == b""
+        finally:
+            self._there -= 1
+
+    async def _cut(self, name: str) -> None:
+        async with await self._connected("g.sock") as stream:
+            client = Client(stream)
+            await client.go(name)
+            for number in range(4):
+                await client.send(Cmd.WRITE, number * LENGTH, data=b"y" * LENGTH)
+                await client.send(Cmd.READ, 0, SIZE // 4)
+            await trio.aclose_forcefully(stream)
+
+
+class Census:
+    """Counts what each process of a gateway has."""
+
+    def __init__(self, running: Gateway, folder: Path) -> None:
+        self._running, self._folder = running, folder
+
+    async def taken(self) -> dict[str, Counts]:
+        """Give what each has now."""
+        pids = await self._running.pids()
+        named = {f"worker {number}": pid for number, pid in enumerate(pids)}
+        named["supervisor"] = self._running.process.pid
+        return {name: await self._counted(pid) for name, pid in named.items()}
+
+    async def _counted(self, pid: int) -> Counts:
+        at = self._folder / str(pid)
+        at.unlink(missing_ok=True)
+        os.kill(pid, signal.SIGRTMIN)
+
+        async def is_there() -> bool:
+            return at.exists()
+
+        await until(is_there)
+        said: dict[str, int] = json.loads(at.read_text())
+        status = Path(f"/proc/{pid}/status").read_text()
+        [line] = [line for line in status.splitlines() if line.startswith("RssAnon:")]
+        descriptors = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+        return Counts(descriptors, said["tasks"], said["objects"], int(line.split()[1]) << 10)
+
+    async def settled(self, wanted: Callable[[dict[str, Counts]], bool]) -> dict[str, Counts]:
+        """Give what each has when nobody is there any more and it is as wanted; or, after `HANG_SECONDS`, what
+        it is then.
+        """
+        found: dict[str, Counts] = {}
+        with trio.move_on_after(HANG_SECONDS / 3):
+            while True:
+                status = await self._running.status()
+                gone = not any(each["clients"] for each in status["listeners"])
+                if gone and not status["sessions"]:
+                    found = await self.taken()
+                    if wanted(found):
+                        break
+                await trio.sleep(LOOK_SECONDS)
+        return found or await self.taken()
+
+
+def is_back(first: dict[str, Counts]) -> Callable[[dict[str, Counts]], bool]:
+    """Give what says whether descriptors and tasks are as they were."""
+
+    def said(now: dict[str, Counts]) -> bool:
+        return all(
+            (now[name].descriptors, now[name].tasks) == (each.descriptors, each.tasks)
+            for name, each in first.items()
+        )
+
+    return said
+
+
+async def run(plan: Plan, at: Path) -> Report:
+    """Do all of it, in a folder."""
+    report = Report(plan)
+    folder = at / "counts"
+    folder.mkdir()
+    make = [sys.executable, "-m", "gateway", "pki", "init", str(at / "pki")]
+    await trio.run_process(make, capture_stdout=True)
+    server = Server({name: MemoryDisk(SIZE) for name in NAMES})
+    text = CONFIG.format(at=at, pki=at / "pki", hang=HANG_SECONDS)
+    environment = {"COUNTS": str(folder), "PYTHONPATH": str(COUNTING)}
+    async with (
+        server_at(at / "u.sock", server),
+        gateway(
+            at, text, workers=plan.workers, environment=environment, seconds=plan.longest_seconds
+        ) as running,
+    ):
+        crowd, census = Crowd(plan, at, report), Census(running, folder)
+        first = await census.taken()
+        await crowd.first()
+        warm = await census.settled(is_back(first))
+        async with trio.open_nursery() as nursery:
+            for _ in range(plan.clients):
+                nursery.start_soon(crowd.again_and_again)
+            await trio.sleep(plan.seconds)
+            while report.ways.total() < plan.served and not report.problems:
+                await trio.sleep(LOOK_SECONDS)
+            crowd.stopping = True
+        last = await census.settled(is_back(first))
+        report.rows = [(name, first[name], warm[name], last[name]) for name in first]
+        report.problems += [problem for row in report.rows for problem in left_over(*row)]
+    return report
+
+
+def left_over(name: str, first: Counts, warm: Counts, last: Counts) -> list[str]:
+    """Say what a process has more than it had."""
+    held = [
+        ("descriptors", first.descriptors, last.descriptors, 0),
+        ("tasks", first.tasks, last.tasks, 0),
+        ("objects", warm.objects, last.objects, MORE_OBJECTS),
+        ("bytes of memory", warm.anonymous_bytes, last.anonymous_bytes, MORE_BYTES),
+    ]
+    return [
+        f"{name}: {before} {what} before, {now} in the end"
+        for what, before, now, more in held
+        if now > before + more
+    ]
+
+
+def main() -> int:
+    """Give the exit status: 0 if all is back, 1 if not."""
+    parser = argparse.ArgumentParser(prog="python -m tests.tools.reconnect_run")
+    parser.add_argument("--clients", type=int, default=1000)
+    parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--served", type=int, default=0, help="not before so many were served")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=Random().randrange(10**6))
+    plan = Plan(**vars(parser.parse_args()))
+    print(f"seed {plan.seed}", flush=True)
+    allow_many_files()
+    with tempfile.TemporaryDirectory(prefix="nbd-") as name:
+        report = trio.run(run, plan, Path(name))
+    print(report)
+    return 1 if report.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
