@@ -11,8 +11,9 @@ processes serve, what would be done in one of them alone (`guarded`).
 
 from __future__ import annotations
 
+import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,7 +27,7 @@ from gateway.app.overview import Overview
 from gateway.app.standing import Standing
 from gateway.net.listen import Listener
 from gateway.sessions.service import Service
-from gateway.upgrade.begin import begun
+from gateway.upgrade.begin import begun, started
 from gateway.upstream.configured import StartError, switched_to
 from gateway.upstream.server import Server
 from gateway.uri import Legacy, MemoryUri, parse_nbd_uri
@@ -35,6 +36,7 @@ from gateway.wire.handshake import shown
 if TYPE_CHECKING:
     from gateway.handover.given import Given
     from gateway.identity import Identity
+    from gateway.upgrade.host import Started
     from gateway.upgrade.newer import Newer
     from gateway.upgrade.older import Older  # these cost nothing where there is no upgrade
 
@@ -111,6 +113,10 @@ class Upgrading:
         return switched_to(parse_nbd_uri(uri), upstream, settings, led_to, self._standing.keyring)
 
     # --- The house
+
+    def start(self, program: Sequence[str], end: socket.socket) -> Started:
+        """See `UpgradeHost`."""
+        return started(program, end, self.manager.environment)
 
     @property
     def manager(self) -> Manager:

@@ -106,7 +106,7 @@ class Channel:
                 await self._receive(heard)
                 nursery.cancel_scope.cancel()
         finally:
-            self._give_up("")
+            self.close()
 
     async def next(self) -> ChannelMessage | None:
         """Give the next message, before `run` runs; None: the other process has ended. Raises

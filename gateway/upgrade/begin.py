@@ -1,5 +1,5 @@
-"""What a process finds that was started to take an older one's place: one end of a channel, by its number in
-the environment.
+"""How a process is started to take an older one's place, and what it finds: one end of a channel, by its number
+in the environment.
 
 Only a process that was started for it has the variable. It is taken out of the environment at once, and the
 descriptor is not inherited any more: what this process starts has nothing to do with it.
@@ -9,10 +9,22 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 VARIABLE = "NBD_GATEWAY_UPGRADE"
+
+
+def started(
+    program: Sequence[str], end: socket.socket, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start a newer process, with its `end` of the channel, and with `environment` beside ours. Raises
+    `OSError`.
+    """
+    number = end.fileno()
+    env = os.environ | environment | {VARIABLE: str(number)}
+    return subprocess.Popen(program, env=env, pass_fds=(number,))
 
 
 def begun() -> socket.socket | None:

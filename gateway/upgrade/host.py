@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import socket
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import trio
@@ -65,11 +66,38 @@ class Supervisor(Protocol):
         ...
 
 
+class Started(Protocol):
+    """A newer process that was started: what is needed of `subprocess.Popen`."""
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        ...
+
+    def poll(self) -> int | None:
+        """Give the status with which it has ended; None: it has not."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once."""
+        ...
+
+    def wait(self) -> int:
+        """Wait, without letting anybody else go on, until it has ended."""
+        ...
+
+
 class UpgradeHost(Protocol):
     """The gateway: its doors, its clients, and its end."""
 
     tasks: trio.Nursery
     """Ends with the gateway."""
+
+    def start(self, program: Sequence[str], end: socket.socket) -> Started:
+        """Start a newer process, which finds its `end` of the channel (`gateway.upgrade.begin`). Raises
+        `OSError`.
+        """
+        ...
 
     @property
     def doors(self) -> HostDoors:

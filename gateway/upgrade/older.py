@@ -8,8 +8,6 @@ user has gone are given, and when nobody is left, so is the rest.
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -23,11 +21,10 @@ from gateway.handover.channel import Channel, closing_descriptors, pair
 from gateway.handover.homes import door_of
 from gateway.handover.message import ChannelMessage, NotUnderstood, common
 from gateway.net.listen import ListenError, open_listener
-from gateway.upgrade.begin import VARIABLE
 from gateway.upgrade.children import commands_of
 from gateway.upgrade.doors import CONTROL, LISTEN, PIDFILE, doors_said
 from gateway.upgrade.draining import Draining
-from gateway.upgrade.host import UpgradeHost, listener_at
+from gateway.upgrade.host import Started, UpgradeHost, listener_at
 from gateway.upgrade.steps import Act, Happening, OlderIs, older_step
 
 READY_SECONDS = 60
@@ -60,7 +57,7 @@ class Older:
         self._host = host
         self._program = [*program]
         self._deadline_seconds = deadline_seconds
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Started | None = None
         self._channel: Channel | None = None
         self._draining: Draining | None = None
         self._answer: trio.Event = trio.Event()
@@ -114,11 +111,7 @@ class Older:
         try:
             ours, theirs = pair()
             with theirs:
-                self._process = subprocess.Popen(
-                    self._program,
-                    env=os.environ | self._manager | {VARIABLE: str(theirs.fileno())},
-                    pass_fds=(theirs.fileno(),),
-                )
+                self._process = self._host.start(self._program, theirs)
         except OSError as error:
             self.problems.append(f"cannot start {self._program[0]}: {error.strerror}")
             self._host.tasks.start_soon(self._soon, Happening.FAILED)
@@ -136,7 +129,7 @@ class Older:
     async def _soon(self, event: Happening) -> None:
         self.happens(event)
 
-    async def _follow(self, process: subprocess.Popen[bytes], channel: Channel) -> None:
+    async def _follow(self, process: Started, channel: Channel) -> None:
         """Hear the newer process until it has ended."""
         await channel.run(self._hear)
         if channel.why:
@@ -237,7 +230,7 @@ class Older:
 
     def _kill(self) -> None:
         if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGKILL)
+            self._process.kill()
         if self._process is not None:
             self._process.wait()  # it is killed: that takes no time
 

@@ -158,6 +158,8 @@ class Session:
     """A policy may do its commands in several steps, or have them wait."""
     may_end: bool = False
     """What was safe to it is gone: the gateway may end it."""
+    may_go: bool = False
+    """The gateway was told to end its sessions in good order, and this may be one of them."""
     missing: Op | None = None
     """And it must: this was there, is gone, and has surely been looked for."""
     alone: Op | None = None

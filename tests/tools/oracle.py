@@ -47,6 +47,9 @@ nothing becomes safe or lost by it.
 Where sessions end with their connections (`survives` false), a server that goes in good order (`in_order`) may
 have any command fail with ESHUTDOWN. Of a write nobody knows whether it was done then.
 
+A session that the gateway ends (`Session.may_go`) is refused what comes from then on, by ESHUTDOWN, and is
+given no other connection for one that has ended: then what is under way may fail (EIO).
+
 Where errors are not allowed at all (`lossless`: the gateway writes again what is not safe, or the server loses
 nothing) no trouble loses anything. There is one exception: connections that say nothing while nobody is there.
 The gateway gives them up after a while, with what it could write again, so whoever comes next may be told.
@@ -137,6 +140,8 @@ class Oracle:
     """Of connections, that nobody has asked for."""
     _doubted_since: int = NEVER
     """Since when nothing was asked that has succeeded, where what is safe to all has gone before."""
+    _sessions_end: bool = False
+    """The gateway ends some in good order."""
     _failures: list[tuple[int, int]] = field(default_factory=list)
     """When the server has failed a FLUSH, and with which error."""
     _writes: list[list[Op]] = field(default_factory=list)
@@ -160,6 +165,7 @@ class Oracle:
         self._count_silences()
         now = self._tick()
         session = Session(self, name, now, now, hooked=hooked)
+        session.may_go = self._sessions_end
         if self.shared:  # with the connections of those who may end
             session.may_end = self._doubted_since < NEVER
         self.sessions.append(session)
@@ -239,6 +245,20 @@ class Oracle:
         """Say that an operator has had connections made anew: that it is the same disk there is his word."""
         for session in self.sessions:
             session.alone = session.missing = None
+
+    def ends_sessions(self) -> None:
+        """Say that the gateway may end sessions in good order from now on: what is under way is answered, what
+        comes behind it is refused (ESHUTDOWN), and then the connection is closed.
+        """
+        self._sessions_end = True
+        for session in self.sessions:
+            session.may_go = session.may_go or session.closed == NEVER
+
+    def sessions_go_on(self) -> None:
+        """Say that it ends none any more: whoever is there may not be ended."""
+        self._sessions_end = False
+        for session in self.sessions:
+            session.may_go = session.may_go and session.closed < NEVER
 
     def closed(self, connection: int) -> None:
         """Say that the gateway has ended a connection: it proves nothing any more."""
@@ -707,15 +727,21 @@ class Oracle:
 
     def _may_fail_anyhow(self, op: Op) -> bool:
         """Say whether a command may fail as it does though it has lost nothing: over it connections have ended
-        twice, or its server goes.
+        twice, or its server goes, or the gateway ends its session.
         """
+        assert op.session is not None
+        if op.error == errno.ESHUTDOWN and op.session.may_go:
+            return True
         if op.error == errno.ESHUTDOWN and not self.survives:
             return any(
                 each.in_order and each.began < op.ended and op.began < each.ended
                 for each in self.losses
             )
-        ends = [each for each in self._ends if op.began < each.known and each.began < op.ended]
-        return op.error == EIO and len(ends) >= MOST_ENDS
+        ends = [each for each in self._ends if each.began < op.ended]
+        if op.session.may_go:
+            return op.error == EIO and any(op.session.opened < each.began for each in ends)
+        met = sum(op.began < each.known for each in ends)
+        return op.error == EIO and met >= MOST_ENDS
 
     def _was_said(self, op: Op) -> bool:
         """Say whether the server has failed a FLUSH with an error like this since a command began."""

@@ -11,6 +11,7 @@ from random import Random
 import pytest
 
 from gateway.bundle import recovery
+from gateway.upgrade.giving import Gifts
 from tests.tools.schedules import settings, steps
 from tests.tools.schedules.geometry import BLOCKS, BORDER_BLOCK, FIRST_BLOCKS, length_of, offset_of
 from tests.tools.schedules.run import Outcome, plan_of, run
@@ -44,7 +45,7 @@ FOUND = (
 
 @pytest.mark.parametrize("seed", FOUND)
 def test_what_was_found(seed: int) -> None:
-    assert not run(seed, *plan_of(seed)).problem
+    assert not run(seed, *plan_of(seed, upgrades=False)).problem
 
 
 def of(*steps: str, seed: int = 0, **more: object) -> Outcome:
@@ -91,6 +92,31 @@ def test_who_has_lost_nothing_does_not_end() -> None:
     assert not outcome.problem
 
 
+UPGRADED = {
+    "before": ("open 1", "ask 2", "kill 1", "leave 4", "upgrade 2"),
+    "between": ("open 1", "ask 2", "upgrade 2", "open 3", "kill 1", "leave 4", "leave 5", "wait 1"),
+    "and its session ended": ("open 1", "ask 2", "kill 1", "upgrade 1"),
+}
+"""When something is lost: in the older gateway alone; while there are two; before the end of whoever has to be
+told. By their numbers, an upgrade 1 ends sessions at once, a 2 lets them stay, and a kill 1 loses all."""
+
+
+@pytest.mark.parametrize("hands_over", [True, False], ids=["hands over", "forgets"])
+@pytest.mark.parametrize("connections", ["per-client", "shared"])
+@pytest.mark.parametrize("when", UPGRADED)
+def test_what_was_lost_in_the_older_gateway_is_told_by_the_newer_one(
+    when: str, connections: str, hands_over: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the oracle misses what one does not hand over."""
+    if not hands_over:
+        monkeypatch.setattr(Gifts, "_give_losses", lambda *_: None)
+    outcome = of(*UPGRADED[when], connections=connections)
+    print(outcome)
+    assert any("older gateway has ended" in event for event in outcome.events)
+    assert ("was lost" in outcome.problem) == (not hands_over), str(outcome)
+    assert bool(outcome.problem) == (not hands_over)
+
+
 def test_a_seed_is_a_schedule() -> None:
     one, other = (run(5, *plan_of(5)) for _ in range(2))
     assert one.events == other.events
@@ -109,6 +135,12 @@ def test_all_that_may_be_drawn_is_drawn() -> None:
     older = [plan for plan in map(plan_of, range(100)) if plan[0].older]
     assert 10 < len(older) < 50
     assert all(Step(steps.REWIND, 0).what in {step.what for step in plan} for _, plan in older)
+    upgraded = [
+        plan
+        for _, plan in map(plan_of, range(100))
+        if any(step.what == steps.UPGRADE for step in plan)
+    ]
+    assert 15 < len(upgraded) < 50
 
 
 def test_blocks_lie_where_stripes_meet() -> None:

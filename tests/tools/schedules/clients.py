@@ -60,7 +60,11 @@ class Visitor:
         except Broken as broken:
             self.found(str(broken))
         except (EOFError, *_GONE) as end:
-            if not self.leaving and self.ready and not self.session.may_end:
+            if (
+                not self.leaving
+                and self.ready
+                and not (self.session.may_end or self.session.may_go)
+            ):
                 self.found(f"{self.name} was cut off: {end!r}")
         except AssertionError as error:
             self.found(f"{self.name} got what is no reply: {error!r}")

@@ -1,40 +1,61 @@
-"""A whole gateway in this process, before a `World`: built from a configuration, as `gateway.app.run` does it,
-and with the verbs of its control socket.
+"""Whole gateways in this process, before a `World`: built from a configuration, as `gateway.app.run` does it,
+and with the verbs of their control socket.
+
+At first there is one (`Standing`). An upgrade makes a newer one of it, in this process as well: it is given the
+listening socket and everything else over a channel as between two processes (`gateway.upgrade`), and nothing
+else of the older one.
 
 The clock jumps, and what the hub waits in real time, to save the processor of others, it does not wait here.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, MutableMapping
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+import os
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import partial
+from itertools import count
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
 import trio
 
 from gateway.admin.control import ControlAnswer, Verb
+from gateway.app.doors import Doorkeeper, open_doors
+from gateway.app.draining import Drained, Leaving
+from gateway.app.farewell import Farewell
+from gateway.app.overview import Overview
+from gateway.app.standing import Listeners, Standing
 from gateway.app.switching import verbs_of
-from gateway.clients.client import serve_client
-from gateway.config import parse
+from gateway.app.upgrading import Upgrading
+from gateway.clients.client import serve_client, serve_given
+from gateway.config import Config, parse
 from gateway.hub import hub as hub_module
 from gateway.hub import rounds
 from gateway.hub.hub import Hub
+from gateway.log.ids import new_id
+from gateway.net.listen import Listener, take_clients
+from gateway.net.options import peer_of
 from gateway.scan import turn
 from gateway.sessions.pausing import Pauses
 from gateway.sessions.service import Service
 from gateway.sessions.upkeep import see_to_upstreams
+from gateway.upgrade.newer import Newer
 from gateway.upstream.configured import servers_of
-from tests.embedded.peers import Client, socket_pair
+from tests.embedded.peers import Client
 from tests.tools.oracle import Oracle
 from tests.tools.schedules.geometry import BLOCKS
 from tests.tools.schedules.settings import Settings
 from tests.tools.schedules.world import World
+
+if TYPE_CHECKING:
+    from gateway.handover.given import Given
+    from gateway.identity import Identity
 
 DRAIN_SECONDS = 60
 """The clients have gone by then, or somebody waits for something that does not come."""
@@ -58,41 +79,251 @@ def in_no_time() -> Iterator[None]:
         yield
 
 
-@dataclass
 class House:
-    """A gateway, its server, and what they have done."""
+    """The gateways, their server, and what they have done."""
 
-    settings: Settings
-    world: World
-    oracle: Oracle
-    service: Service
-    nursery: trio.Nursery
-    verbs: Mapping[str, Verb]
-    other: str
-    """The server's other address."""
-    log: list[MutableMapping[str, Any]]
+    def __init__(
+        self,
+        settings: Settings,
+        workdir: Path,
+        world: World,
+        oracle: Oracle,
+        nursery: trio.Nursery,
+        servers: trio.Nursery,
+    ) -> None:
+        self.settings = settings
+        self.world = world
+        self.oracle = oracle
+        self.nursery = nursery
+        self.servers = servers
+        self.log: list[MutableMapping[str, Any]] = []
+        self.all: list[Process] = []
+        """Those that are there; the last one takes clients, or is about to."""
+        self.main, self.other = (
+            f"nbd+unix:///?socket={workdir / name}" for name in ("main", "other")
+        )
+        """The server's two addresses."""
+        self.path = workdir / "gateway"
+
+    def begin(self, end: socket.socket | None) -> Process:
+        """Begin a gateway; with its `end` of a channel, in the place of the one before."""
+        process = Process(self, end)
+        self.all.append(process)
+        self.nursery.start_soon(process.run)
+        return process
+
+    @property
+    def service(self) -> Service:
+        """The one that does what operators ask for."""
+        return self._asked.service
+
+    @property
+    def services(self) -> list[Service]:
+        """Those of all gateways that are there."""
+        return [each.service for each in self.all if each.built]
 
     def connect(self) -> Client:
         """A connection to the gateway."""
-        ours, theirs = socket_pair()
-        listen = self.service.config.listen[0]
-        self.nursery.start_soon(partial(serve_client, self.service, listen), theirs)
-        return Client(ours)
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(str(self.path))  # somebody listens there: it waits in the queue
+        return Client(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
 
     async def ask(self, verb: str, **arguments: object) -> ControlAnswer:
         """Do what an operator asks for."""
-        return await self.verbs[verb](arguments)
+        return await self._asked.verbs[verb](arguments)
+
+    @property
+    def _asked(self) -> Process:
+        return next(each for each in reversed(self.all) if each.serves_now.is_set())
 
     @property
     def holds(self) -> bool:
         """Sessions are held: what they were sent is not read."""
-        return bool(self.service.paused) or any(each.held for each in self.service.hub.sessions)
+        return any(
+            service.paused or any(each.held for each in service.hub.sessions)
+            for service in self.services
+        )
 
     @property
     def leaves_unread(self) -> bool:
         """What some sessions were sent is not read: they are held, or their server goes."""
-        sessions = self.service.hub.sessions
+        sessions = [each for service in self.services for each in service.hub.sessions]
         return self.holds or any(each.traffic.going.begun for each in sessions)
+
+    async def stop(self) -> None:
+        """End all of it in good order."""
+        for process in self.all:
+            process.leaving.begin(0)
+        with trio.fail_after(DRAIN_SECONDS):
+            while self.all:
+                await trio.sleep(0.1)
+
+
+class _Upgrading(Upgrading):
+    """An upgrade to a newer gateway in this process."""
+
+    def __init__(self, house: House, *more: Any) -> None:
+        super().__init__(*more)
+        self._house = house
+
+    def start(self, program: Sequence[str], end: socket.socket) -> Process:
+        """See `UpgradeHost`."""
+        return self._house.begin(end.dup())
+
+
+class Process:
+    """What a process of its own is elsewhere: one gateway, from its beginning to its end
+    (`gateway.app.upgrading.Serving`, `gateway.upgrade.host.Started`).
+    """
+
+    _numbers = count(1)
+
+    def __init__(self, house: House, end: socket.socket | None) -> None:
+        self.pid = os.getpid()
+        self.built = False
+        self.serves_now = trio.Event()
+        self.leaving = Leaving()
+        self.clients: dict[str, tuple[Listener, Identity]] = {}
+        self._house = house
+        self._end = end
+        self.ended = trio.Event()
+        self._counts: Counter[Listener] = Counter()
+
+    # --- As a process
+
+    def poll(self) -> int | None:
+        """See `Started`."""
+        return 0 if self.ended.is_set() else None
+
+    def kill(self) -> None:
+        """See `Started`: nobody here is ended so."""
+        raise AssertionError("a newer gateway has failed")
+
+    def wait(self) -> int:
+        """See `Started`."""
+        return 0
+
+    async def run(self) -> None:
+        """Begin, serve, and end."""
+        house, end = self._house, self._end
+        with nullcontext() if end is None else end:
+            newer = None if end is None else Newer(end)
+            if newer is not None:
+                await newer.greet()
+            listen = f"nbd+unix:///?socket={house.path}"
+            config = parse(house.settings.config(listen, house.main, house.other), "schedule")
+            standing = Standing(servers_of(config, house.servers, None), None, Listeners([]))
+            try:
+                inherited = None if newer is None else newer.inherited
+                await open_doors(standing.doors, config, inherited)
+                await self._serve(config, standing, newer)
+            finally:
+                await standing.aclose()
+        self.ended.set()
+        house.all.remove(self)
+
+    async def _serve(self, config: Config, standing: Standing, newer: Newer | None) -> None:
+        house = self._house
+        log = structlog.wrap_logger(None, processors=[partial(_noted, house.log)])
+        hub = Hub(trio.current_time)
+        service = self.service = Service(config, standing.servers.servers, hub, log)
+        drained = Drained(service)
+        overview = Overview(standing, self._counts, service, drained, self.leaving)
+        self._farewell = Farewell(service, standing, self.leaving, self._counts)
+        try:
+            async with trio.open_nursery() as hubs:
+                hubs.start_soon(hub.run)
+                async with trio.open_nursery() as clients, trio.open_nursery() as tasks:
+                    self._clients, self._tasks = clients, tasks
+                    self._doors = Doorkeeper(
+                        standing.doors, None, self._beside, self._taking, _obeying
+                    )
+                    self._upgrading = _Upgrading(
+                        *(house, self, service, standing, self._doors, overview, newer, ""),
+                        self.leaving,
+                    )
+                    verbs = verbs_of(service, Pauses(service, tasks), lambda: None)
+                    upgrade = {"upgrade": self._upgrading.upgrade}
+                    self.verbs: dict[str, Verb] = self._upgrading.guarded({**verbs, **upgrade})
+                    self.built = True
+                    if not self._upgrading.begin(tasks):
+                        self.see_to_upstreams()
+                        self.serves()
+                    await self.leaving.begun.wait()
+                    self._upgrading.told()
+                    await self._farewell.say()
+                    await self._upgrading.farewell()
+                    tasks.cancel_scope.cancel()
+                    clients.cancel_scope.cancel()
+                hubs.cancel_scope.cancel()
+        finally:
+            hub.close()
+
+    def _beside(self, task: Callable[[], Awaitable[object]]) -> None:
+        self._tasks.start_soon(task)
+
+    # --- Clients
+
+    def _taking(self, listener: Listener) -> list[Callable[[], Awaitable[object]]]:
+        def take(stream: trio.SocketStream) -> None:
+            self._clients.start_soon(self._client, listener, stream)
+
+        return [partial(take_clients, each, take, lambda _errno: None) for each in listener.sockets]
+
+    async def _client(
+        self, listener: Listener, stream: trio.SocketStream, given: Given | None = None
+    ) -> None:
+        id_ = new_id() if given is None else given.session_id
+        who = peer_of(stream.socket) if given is None else given.identity
+        self.clients[id_] = listener, who
+        self._counts[listener] += 1
+        try:
+            async with stream:
+                if given is not None:
+                    await serve_given(self.service, listener.settings, stream, given)
+                else:
+                    await serve_client(self.service, listener.settings, stream, session_id=id_)
+        finally:
+            del self.clients[id_]
+            self._counts[listener] -= 1
+            self._farewell.note_left()
+            self._upgrading.client_left()
+
+    # --- See `Serving`
+
+    @property
+    def ends(self) -> bool:
+        """Nothing new is begun."""
+        return self.leaving.begun.is_set() or self._upgrading.is_under_way
+
+    def take(self, listener: Listener, stream: trio.SocketStream, given: Given) -> None:
+        """Serve a client of the other gateway."""
+        self.clients[given.session_id] = listener, given.identity
+        self._clients.start_soon(self._client, listener, stream, given)
+
+    def serves(self) -> None:
+        """Take clients from now on."""
+        self.serves_now.set()
+        self._doors.accept_all()
+
+    def see_to_upstreams(self) -> None:
+        """Nobody else has connections to the server."""
+        self._tasks.start_soon(see_to_upstreams, self.service)
+
+
+async def _obeying(_control: object) -> None:
+    """There is no control socket: see `House.ask`."""
+
+
+def _noted(
+    lines: list[MutableMapping[str, Any]],
+    _logger: object,
+    level: str,
+    event: MutableMapping[str, Any],
+) -> MutableMapping[str, Any]:
+    """Keep what is said."""
+    lines.append({**event, "log_level": level})
+    raise structlog.DropEvent
 
 
 @asynccontextmanager
@@ -108,30 +339,14 @@ async def house(settings: Settings, workdir: Path, random: Random) -> AsyncItera
         bundled=settings.connections.endswith("4"),
         strict=settings.strict,
     )
-    main, other = workdir / "main", workdir / "other"
-    lines = structlog.testing.LogCapture()
-    log = structlog.wrap_logger(None, processors=[lines])
-    async with trio.open_nursery() as servers, trio.open_nursery() as hubs:
+    async with trio.open_nursery() as servers, trio.open_nursery() as processes:
         world = World(settings, oracle, servers)
         world.random = random
-        world.listen(main, other)
-        uris = [f"nbd+unix:///?socket={path}" for path in (main, other)]
-        config = parse(settings.config(*uris), "schedule")
-        upstreams = servers_of(config, servers, None).servers
-        service = Service(config, upstreams, Hub(trio.current_time), log)
-        hubs.start_soon(service.hub.run)
-        hubs.start_soon(see_to_upstreams, service)
-        async with trio.open_nursery() as clients:
-            verbs = verbs_of(service, Pauses(service, hubs), lambda: None)
-            made = House(settings, world, oracle, service, clients, verbs, uris[1], lines.entries)
-            world.held = lambda: made.holds
-            yield made
-            service.drain()
-            with trio.fail_after(DRAIN_SECONDS):
-                while service.relayed:
-                    await trio.sleep(0.1)
-            clients.cancel_scope.cancel()
-        hubs.cancel_scope.cancel()
+        world.listen(workdir / "main", workdir / "other")
+        made = House(settings, workdir, world, oracle, processes, servers)
+        world.held = lambda: made.holds
+        await made.begin(None).serves_now.wait()
+        yield made
+        await made.stop()
         world.close_doors()
         servers.cancel_scope.cancel()
-    service.hub.close()

@@ -40,6 +40,9 @@ FINAL_FLUSHES = 4
 
 WAITS = (0.01, 0.01, 0.3, 2.0, 40.0)
 
+DEADLINES = (None, 0.0, 0.0, 1.0, 5.0)
+"""Of upgrades, in seconds."""
+
 ERRORS: tuple[int, ...] = (
     Errno.EIO,
     Errno.EIO,
@@ -88,6 +91,8 @@ class Schedule:
         self._switched = False
         self._down_since = 0.0
         self._operating = 0
+        self._upgrading = False
+        """A newer gateway is being made, or an older one is there still."""
         self._snapshot: bytes | None = None
 
     # --- To be told
@@ -337,6 +342,30 @@ class Schedule:
         self._say(f"switch x {'there' if arguments else 'back'}{', closing first' * close_first}")
         self.house.nursery.start_soon(switch)
 
+    async def _upgrade(self, random: Random) -> None:
+        if self._upgrading:
+            return
+        deadline = random.choice(DEADLINES)
+        self._upgrading = True
+
+        async def upgrade() -> None:
+            older = self.house.all[-1]
+            try:
+                answer = await self.house.ask("upgrade", deadline=deadline)
+                self._say(f"upgrade: {'done' if answer.ok else answer.problems}")
+                if answer.ok:
+                    if deadline is not None:
+                        self.oracle.ends_sessions()
+                    await older.ended.wait()
+                    self.oracle.sessions_go_on()
+                    self._say("the older gateway has ended")
+            finally:
+                self._upgrading = False
+
+        until = "" if deadline is None else f", which ends its sessions after {deadline:g} s"
+        self._say(f"a newer gateway takes the place of this one{until}")
+        self.house.nursery.start_soon(upgrade)
+
     # --- The end
 
     async def _end(self) -> None:
@@ -431,14 +460,19 @@ def _some(random: Random, there: Collection[int]) -> list[int]:
     return numbers if not numbers or random.random() < 0.4 else [random.choice(numbers)]
 
 
-def plan_of(seed: int) -> tuple[Settings, list[Step]]:
-    """Give what a seed stands for."""
+def plan_of(seed: int, *, upgrades: bool = True) -> tuple[Settings, list[Step]]:
+    """Give what a seed stands for; or stood for, when there were no `upgrades`."""
     random = Random(seed)
     settings, steps = all_settings.draw(random), all_steps.draw(random)
     more = Random(f"{seed}, older")
     older = replace(settings, older=True)
     if older.possible and more.random() < 0.3:
-        return older, all_steps.with_rewinds(more, steps)
+        times = more.choice((2, 2, 4))
+        settings, steps = older, all_steps.mixed_with(more, steps, all_steps.REWIND, times)
+    more = Random(f"{seed}, upgraded")
+    if upgrades and more.random() < 0.3:
+        times = more.choice((1, 2, 4))
+        steps = all_steps.mixed_with(more, steps, all_steps.UPGRADE, times)
     return settings, steps
 
 

@@ -30,7 +30,7 @@ POLICIES = (
 
 CONFIG = """
 [[listen]]
-uri = "nbd://127.0.0.1:0"
+uri = "{listen}"
 [upstream.main]
 uri = "{main}"
 {upstream}
@@ -146,8 +146,8 @@ class Settings:
         made = Personality("plain", block_sizes=sizes, raw_errors=True)
         return replace(made, flags=lacking(missing)) if missing else made
 
-    def config(self, main: str, other: str) -> str:
-        """Give the configuration, for the server's two addresses."""
+    def config(self, listen: str, main: str, other: str) -> str:
+        """Give the configuration of a gateway that listens there, for the server's two addresses."""
         count = self.connections if self.connections.isdigit() else f'"{self.connections}"'
         lines = [f"connections = {count}", f'unflushed = "{self.unflushed}"']
         if self.late_write_seconds != LATE_SECONDS:
@@ -155,6 +155,7 @@ class Settings:
         if self.unflushed == "replay":
             lines.append("sole-writer = true")
         return CONFIG.format(
+            listen=listen,
             main=main,
             other=main if self.alias == "upstream" else other,
             upstream="\n".join(lines),

@@ -50,6 +50,10 @@ REWIND = "rewind"
 taken at the first, and gone back to at the second, and so on."""
 
 
+UPGRADE = "upgrade"
+"""Put between them as well: a newer gateway takes the place of the one that there is."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One of them."""
@@ -70,9 +74,9 @@ def draw(random: Random) -> list[Step]:
     return [*opened, *(Step(kind, random.randrange(2**32)) for kind in kinds)]
 
 
-def with_rewinds(random: Random, steps: list[Step]) -> list[Step]:
-    """Give steps with some rewinds between them."""
+def mixed_with(random: Random, steps: list[Step], what: str, times: int) -> list[Step]:
+    """Give steps with others between them that are not drawn with them."""
     mixed = list(steps)
-    for _ in range(random.choice((2, 2, 4))):
-        mixed.insert(random.randint(1, len(mixed)), Step(REWIND, random.randrange(2**32)))
+    for _ in range(times):
+        mixed.insert(random.randint(1, len(mixed)), Step(what, random.randrange(2**32)))
     return mixed
