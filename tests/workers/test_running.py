@@ -249,7 +249,9 @@ async def test_a_pause_is_at_home_and_a_new_worker_has_it(tmp_path: Path) -> Non
         assert (await running.status())["paused"] == ["d0"]
         os.kill((await running.pids())[home], signal.SIGKILL)
         assert await ended(client)
-        assert (await running.status())["paused"] == ["d0"]  # whether its home is there again or not
+        assert (await running.status())["paused"] == [
+            "d0"
+        ]  # whether its home is there again or not
         assert (await running.ask("pause", export=elsewhere)).ok
         assert (await running.ask("resume", export=elsewhere)).ok
         await running.replaced(home)
