@@ -7,6 +7,7 @@ Where everything is; imports go down this list, never up:
     web/         metrics, health, an API and a page for browsers over HTTP, in a process of its own
     upgrade/     a newer process takes this one's place, and no client notices
     inspect/     what looks and serves nobody: explain, probe, conform, what check looks for
+    fleet/       several gateways that serve as one: who may serve a disk is decided by etcd
     workers/     several processes that serve as one: a supervisor, and workers with a hub each
     status/      what a running gateway is doing, and what waits for what
     admin/       how a running gateway is spoken to
