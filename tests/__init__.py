@@ -10,6 +10,7 @@ These folders are for no room:
     packages/  what is handed out, in a Debian that has nothing else: `make test-packages`
     tools/     what tests of links that die are made with, beside the scripts of `make`
     fuzz/      garbage for whatever reads bytes of others: `make fuzz`
+    sim/       a fleet of a thousand gateways, on paper: docs/scale.md
     bench/     the gateway's speed against its peers: `make bench`
 
 Files beside the folders are for modules at the top of `gateway`, and for what is written: the maps of the house
