@@ -55,7 +55,7 @@ from random import Random
 
 import trio
 
-from gateway.admin.control import ask
+from gateway.admin.asking import ask
 from gateway.wire.constants import Cmd, CmdFlag, Errno, name_of
 from gateway.wire.constants import TransmissionFlag as Flag
 from tests.embedded.peers import Client
