@@ -56,7 +56,7 @@ def test_a_map_of_tests_names_their_helpers(folder: Path) -> None:
 
 def test_tests_are_in_folders_of_rooms_or_of_their_own() -> None:
     rooms = {room.name for room in ROOMS if room.parent == HOUSE}
-    of_their_own = {"policies", "interop", "trixie", "packages", "tools", "fuzz", "bench"}
+    of_their_own = {"policies", "interop", "trixie", "packages", "tools", "fuzz", "bench", "sim"}
     assert {folder.name for folder in FOLDERS} - rooms == of_their_own
 
 
