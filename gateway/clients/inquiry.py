@@ -9,8 +9,8 @@ the disk, INFO needs a link that is open already; it is kept for the GO that usu
 
 After STARTTLS there is another `Inquiry`: nothing of what was asked before counts.
 
-This is longer than other modules: every question passes the rules, the upstream and the policies, in this order
-and with the same denials, so that no question tells a client more than another.
+Every question passes the rules, the upstream and the policies, in this order and with the same denials, so that
+no question tells a client more than another. Those about meta contexts are in `contexts`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from gateway.links.opening import OwnNegotiation, SharedNegotiation
 from gateway.links.shared import AskedOtherwise
 from gateway.links.uplink import Uplink
 from gateway.policy import Client, Denied, Session
-from gateway.protocol import introduction
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, Offer
 from gateway.protocol.server_role import (
@@ -42,16 +41,12 @@ from gateway.protocol.server_role import (
 from gateway.sessions.opened import Location, Opened, limits_of
 from gateway.sessions.promise import (
     Told,
-    allowed_contexts,
-    bitmaps_may_move,
     check_places,
     first_view,
-    is_bitmap,
     promise,
     refusal_of,
     refusal_there,
     refusal_to_join,
-    selected_contexts,
     told_of,
 )
 from gateway.sessions.reading import chain_over
@@ -59,7 +54,7 @@ from gateway.sessions.service import Service
 from gateway.upstream import link as upstream_side
 from gateway.upstream.listing import listed_exports
 from gateway.wire.constants import Rep
-from gateway.wire.handshake import ListedExport, MetaContext, shown
+from gateway.wire.handshake import ListedExport, shown
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -106,11 +101,12 @@ class Inquiry:
         self._identity = identity
         self._listener = listener
         self._patiently = patiently
-        self._log = log
+        self.log = log
         self._session_id = session_id
         self._has_tls = has_tls
         self._upstream: tuple[Location, OwnNegotiation | SharedNegotiation] | None = None
-        self._queries: tuple[str, tuple[str, ...]] | None = None  # of the last SET_META_CONTEXT
+        self.selected: tuple[str, tuple[str, ...]] | None = None
+        """The name and the queries of the last SET_META_CONTEXT."""
         self._kept: _OpenForInfo | None = None
 
     # --- The questions
@@ -119,14 +115,14 @@ class Inquiry:
         """Give where the export is that a client asks for, if it may: nobody else is asked for that."""
         if isinstance(event, ContextsAsked):
             if event.select:
-                self._queries = None
-            return self._location(self._grant(event.name))
+                self.selected = None
+            return self._location(self.grant(event.name))
         by_name = isinstance(event, ExportNameChosen)
         return self.may_open(event.name, Rep.ERR_UNKNOWN if by_name else Rep.ERR_TLS_REQD)
 
     def may_open(self, name: str, without_tls: Rep = Rep.ERR_UNKNOWN) -> Location:
         """Give where an export is, if the client may open it now, as far as the policies know by themselves."""
-        grant = self._grant(name, without_tls=without_tls)
+        grant = self.grant(name, without_tls=without_tls)
         self._policies(grant, name, peek)
         return self._location(grant)
 
@@ -135,7 +131,7 @@ class Inquiry:
         service, secure = self._service, self._core.secure
         config, access, servers = service.config, service.access, service.servers  # of one reload
         in_use, ask = service.disks.shared, service.asks_for_list
-        exports = await self._wait(
+        exports = await self._patiently(
             lambda: listed_exports(config, servers, secure=secure, in_use=in_use, ask_server=ask)
         )
         listed = access.listed(self._client(), exports)
@@ -143,59 +139,20 @@ class Inquiry:
             # Else whoever finds an empty list, and asks why, is not to be found in the log.
             who, count = self._identity.describe(), len(listed.denied)
             why = listed.denied[0]
-            self._log.warning("access denied", asked="LIST", exports=count, who=who, why=why)
+            self.log.warning("access denied", asked="LIST", exports=count, who=who, why=why)
         return listed.exports
-
-    async def contexts(self, asked: ContextsAsked) -> tuple[MetaContext, ...]:
-        """Give what LIST_META_CONTEXT or SET_META_CONTEXT tells."""
-        if asked.select:
-            self._queries = None
-        grant = self._grant(asked.name)
-        if asked.select:
-            return await self._selected(asked, grant)
-        queries = introduction.without(asked.queries)
-        if queries == asked.queries:
-            return await self._listed_contexts(asked, grant, queries)
-        us = await self._introduced(asked, grant)
-        # No queries at all would ask for every context.
-        return us + (await self._listed_contexts(asked, grant, queries) if queries else ())
-
-    async def _introduced(self, asked: ContextsAsked, grant: Grant) -> tuple[MetaContext, ...]:
-        """Say who we are to a client that asks for our introduction. It is only told if an INFO would tell it
-        of the export, so that it learns of none by this, and if its policies let it have the name that it asks
-        for.
-        """
-        await self.described(ExportAsked(asked.name, frozenset(), go=False))
-        self.forget()  # what was opened for that is not what is asked next
-        if not allowed_contexts(grant.chain, [introduction.QUERY], asked=False):
-            return ()
-        return (MetaContext(0, introduction.answer()),)
-
-    async def _listed_contexts(
-        self, asked: ContextsAsked, grant: Grant, queries: tuple[str, ...]
-    ) -> tuple[MetaContext, ...]:
-        route = grant.route
-        terms = self._terms(asked.name, grant)
-        found = await self._ask(grant, asked.name, lambda up: up.list_contexts(terms, queries))
-        await self._check_there(grant, asked.name, terms)
-        allowed = allowed_contexts(grant.chain, [each.name for each in found], asked=False)
-        if route.stable_contexts_only and await self._bitmaps_may_move(grant, asked.name, terms):
-            allowed = [name for name in allowed if not is_bitmap(name)]
-        return tuple(context for context in found if context.name in allowed)
 
     async def described(self, asked: ExportAsked) -> Told:
         """Give what INFO tells."""
         self.forget()  # before another link is asked for: there may be no slot for two
-        grant = self._grant(asked.name, without_tls=Rep.ERR_TLS_REQD)
+        grant = self.grant(asked.name, without_tls=Rep.ERR_TLS_REQD)
         if prepares(grant.chain):
             opened = await self._open(grant, asked.name)
             self._kept = _OpenForInfo(asked, opened)
             return self.told(asked.name, opened)
         chain = self._policies(grant, asked.name, peek)
-        terms = self._terms(asked.name, grant)
-        export, _dialect, _quirks = await self._ask(
-            grant, asked.name, lambda up: up.describe(terms)
-        )
+        terms = self.terms(asked.name, grant)
+        export, _dialect, _quirks = await self.ask(grant, asked.name, lambda up: up.describe(terms))
         agreed = self._agreed(chain, grant, asked.name, export)
         promised = self._offer(asked.name, agreed)
         check_places(self._location(grant).server, promised)
@@ -216,7 +173,7 @@ class Inquiry:
                 same = same and not _is_for_once(grant)
                 known = there.access is service.access and _same(there.grant, grant)
                 known = known and there.location == self._location(grant) and there.stands
-                if same and known and there.asked == self._terms(name, grant):
+                if same and known and there.asked == self.terms(name, grant):
                     return there.counted(service.opening)
         except BaseException:
             if kept is not None:
@@ -231,9 +188,9 @@ class Inquiry:
             try:
                 now = grant
                 if _is_for_once(grant):
-                    await self._wait(partial(self._begin_use, grant))
+                    await self._patiently(partial(self._begin_use, grant))
                 if opened.access is not service.access or grant.route.ticket is not None:
-                    now = self._grant(name, without_tls=without_tls)
+                    now = self.grant(name, without_tls=without_tls)
                 if (
                     _same(now, grant)
                     and self._location(now) == opened.location
@@ -256,7 +213,7 @@ class Inquiry:
             await tickets.begin_use(grant.name, ticket)
         except NoTicket as error:
             text = "the ticket is for one use, and that it is used cannot be noted"
-            self._log.error("ticket cannot be used", export=grant.name, why=str(error))
+            self.log.error("ticket cannot be used", export=grant.name, why=str(error))
             raise Refusal(Rep.ERR_POLICY, text, why=str(error)) from None
 
     async def _granted(self, name: str, without_tls: Rep) -> Grant:
@@ -264,11 +221,11 @@ class Inquiry:
         own).
         """
         while True:
-            grant = self._grant(name, without_tls=without_tls)
+            grant = self.grant(name, without_tls=without_tls)
             paused = self._service.paused.get(grant.name)
             if paused is None:
                 return grant
-            await self._wait(paused.wait)
+            await self._patiently(paused.wait)
             if self._service.draining:
                 raise Refusal(Rep.ERR_SHUTDOWN, "the gateway is shutting down")
 
@@ -297,7 +254,7 @@ class Inquiry:
             self._identity, datetime.now().astimezone(), self._listener, id=self._session_id
         )
 
-    def _grant(self, name: str, *, without_tls: Rep = Rep.ERR_UNKNOWN) -> Grant:
+    def grant(self, name: str, *, without_tls: Rep = Rep.ERR_UNKNOWN) -> Grant:
         """Give what the rules say. `without_tls`: the answer to a client that would have to come over TLS."""
         config, secure = self._service.config, self._core.secure
         found: Grant | NotGranted
@@ -320,7 +277,7 @@ class Inquiry:
         # Who has to come back over TLS is not denied yet.
         if refused.hidden or self._core.secure or not route.tls_required:
             who = self._identity.describe()
-            self._log.warning("access denied", export=refused.name, who=who, why=str(refused))
+            self.log.warning("access denied", export=refused.name, who=who, why=str(refused))
 
     def _policies(
         self,
@@ -329,69 +286,23 @@ class Inquiry:
         taken: Callable[[Sequence[Placed], Session], _Result],
     ) -> _Result:
         """Ask the policies, by `peek` or by `join`."""
-        with self._denials(grant, asked):
+        with self.denials(grant, asked):
             return taken(grant.chain, Session(self._client(), grant.name))
 
     def _agreed(
         self, chain: Sequence[Placed], grant: Grant, asked: str, export: Export
     ) -> Compiled:
-        with self._denials(grant, asked):
+        with self.denials(grant, asked):
             return compile_chain(chain, first_view(grant.route, export))
 
     @contextmanager
-    def _denials(self, grant: Grant, asked: str) -> Iterator[None]:
+    def denials(self, grant: Grant, asked: str) -> Iterator[None]:
         """Tell the client what policies deny: as much as the export lets it know."""
         try:
             yield
         except Denied as denied:
-            self._log.warning("access denied", export=grant.name, why=str(denied))
+            self.log.warning("access denied", export=grant.name, why=str(denied))
             raise refusal_to_join(grant.route, asked, denied) from None
-
-    # --- Contexts
-
-    async def _selected(self, asked: ContextsAsked, grant: Grant) -> tuple[MetaContext, ...]:
-        route = grant.route
-        queries = tuple(allowed_contexts(grant.chain, asked.queries, asked=True))
-        terms = self._terms(asked.name, grant, queries)
-        there = await self._selected_there(grant, asked.name, terms)
-        await self._check_there(grant, asked.name, terms)
-        theirs = [context.name for context in there]
-        selected = selected_contexts(grant.chain, route, queries, theirs)
-        if any(is_bitmap(context.name) for context in selected):
-            await self._check_bitmaps(grant, asked.name, terms)
-        self._queries = asked.name, queries
-        return selected
-
-    async def _check_there(self, grant: Grant, asked: str, terms: upstream_side.Terms) -> None:
-        """Refuse a name that the upstream does not have, if the upstream must have it: nbdkit tells contexts of
-        any name that it is asked for.
-        """
-        if self._service.access.must_be_there(grant):
-            await self._ask(grant, asked, lambda up: up.describe(terms))
-
-    async def _check_bitmaps(self, grant: Grant, asked: str, terms: upstream_side.Terms) -> None:
-        if await self._bitmaps_may_move(grant, asked, terms):
-            why = "this view is read-only, and the disk may be written meanwhile"
-            if grant.route.stable_contexts_only:
-                raise Refusal(Rep.ERR_POLICY, f"a dirty bitmap may change while it is read: {why}")
-            self._log.warning("a dirty bitmap may change while it is read", why=why)
-
-    async def _bitmaps_may_move(self, grant: Grant, asked: str, terms: upstream_side.Terms) -> bool:
-        if not grant.route.read_only and not grant.chain:
-            return False
-        export, _, _ = await self._ask(grant, asked, lambda up: up.describe(terms))
-        with self._denials(grant, asked):
-            return bitmaps_may_move(grant.chain, grant.route, export)
-
-    async def _selected_there(
-        self, grant: Grant, asked: str, terms: upstream_side.Terms
-    ) -> tuple[MetaContext, ...]:
-        try:
-            return await self._ask(grant, asked, lambda up: up.contexts(terms))
-        except Refusal as refusal:
-            if grant.route.synthesise_allocation and refusal.reply == Rep.ERR_UNSUP:
-                return ()
-            raise
 
     # --- Opening
 
@@ -403,11 +314,11 @@ class Inquiry:
         membership = self._policies(grant, asked, join)
         uplink: Uplink | None = None
         try:
-            terms = self._terms(asked, grant)
-            uplink = await self._ask(grant, asked, lambda up: up.open(terms))
+            terms = self.terms(asked, grant)
+            uplink = await self.ask(grant, asked, lambda up: up.open(terms))
             if self._service.draining:
                 raise Refusal(Rep.ERR_SHUTDOWN, "the gateway is shutting down")
-            with self._denials(grant, asked):
+            with self.denials(grant, asked):
                 chain = await self._prepared(membership.chain, grant.route, uplink)
             agreed = self._agreed(chain, grant, asked, uplink.export)
             promised = self._offer(asked, agreed)
@@ -428,7 +339,7 @@ class Inquiry:
     async def _prepared(self, chain: list[Placed], route: Route, uplink: Uplink) -> list[Placed]:
         if not prepares(chain):
             return chain
-        return await self._wait(lambda: chain_over(chain, route, uplink))
+        return await self._patiently(lambda: chain_over(chain, route, uplink))
 
     def _offer(self, name: str, agreed: Compiled) -> Offer:
         return promise(
@@ -440,16 +351,20 @@ class Inquiry:
 
     # --- The upstream
 
-    def _terms(
+    def terms(
         self, name: str, grant: Grant, queries: tuple[str, ...] | None = None
     ) -> upstream_side.Terms:
         """Give the terms on which the upstream is asked: those of the client, under its name there."""
-        if queries is None and self._queries is not None and self._queries[0] == name:
-            queries = self._queries[1]
+        if queries is None and self.selected is not None and self.selected[0] == name:
+            queries = self.selected[1]
         there = self._location(grant).name
         return upstream_side.Terms(there, self._core.structured, self._core.extended, queries)
 
-    async def _ask(
+    def must_be_there(self, grant: Grant) -> bool:
+        """Say whether the upstream has to have a name before anything is said of it."""
+        return self._service.access.must_be_there(grant)
+
+    async def ask(
         self,
         grant: Grant,
         asked: str,
@@ -461,7 +376,7 @@ class Inquiry:
         while True:
             negotiation = await self._negotiation(self._location(grant))
             try:
-                return await self._wait(partial(question, negotiation))
+                return await self._patiently(partial(question, negotiation))
             except Refusal as refused:
                 raise refusal_there(asked, refused) from None
             except AskedOtherwise:
@@ -491,9 +406,6 @@ class Inquiry:
             text = f"upstream {upstream} is not in the configuration any more"
             raise Refusal(Rep.ERR_SHUTDOWN, text)
         return location
-
-    async def _wait(self, wait: Callable[[], Awaitable[_Result]]) -> _Result:
-        return await self._patiently(wait)
 
 
 def _is_for_once(grant: Grant) -> bool:

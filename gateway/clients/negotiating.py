@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from gateway.clients.contexts import contexts_told
 from gateway.clients.inquiry import Inquiry
 from gateway.clients.presence import Presence
 from gateway.config import Listen
@@ -191,7 +192,7 @@ class NegotiatingClient:
                     case ListAsked():
                         await self._answer_list()
                     case ContextsAsked():
-                        self._core.answer_contexts(await self._inquiry.contexts(event))
+                        self._core.answer_contexts(await contexts_told(self._inquiry, event))
                     case ExportAsked():
                         opened = await self._answer_export(event)
                     case ExportNameChosen():

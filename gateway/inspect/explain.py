@@ -39,6 +39,7 @@ from gateway.protocol.table import ALL_COMMANDS
 from gateway.scan.traffic import MAX_IN_FLIGHT
 from gateway.sessions.opened import limits_of
 from gateway.sessions.promise import (
+    WHY_BITMAPS_MOVE,
     bitmaps_may_move,
     check_places,
     first_view,
@@ -296,8 +297,7 @@ def _said_of(grant: Grant, name: str, movable: bool) -> ContextSaid:
     watched = verdict_on(observed, name)
     would = None if watched is None else watched.by
     if movable and is_bitmap(name):
-        why = "this view is read-only, and the disk may be written meanwhile"
-        return ContextSaid(name, "contexts.stable-only", why, would)
+        return ContextSaid(name, "contexts.stable-only", WHY_BITMAPS_MOVE, would)
     return ContextSaid(name, would=would)
 
 

@@ -224,6 +224,9 @@ def selected_contexts(
     return tuple(MetaContext(i, name) for i, name in enumerate(ours, start=1))
 
 
+WHY_BITMAPS_MOVE = "this view is read-only, and the disk may be written meanwhile"
+
+
 def bitmaps_may_move(chain: Sequence[Placed], route: Route, export: Export) -> bool:
     """Say whether a dirty bitmap may change while a client reads it, and the client cannot see from its export
     that it may. Raises `Denied`.

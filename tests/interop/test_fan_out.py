@@ -229,11 +229,11 @@ def test_block_status_knows_what_is_not_flushed(kind: str, servers: Servers, wor
 
 def test_nbdcopy_both_ways(servers: Servers, workdir: Path) -> None:
     source = workdir / "source"
-    block = random.Random(1).randbytes(16 * MIB)
+    block = random.Random(1).randbytes(4 * MIB)
     with source.open("wb") as file:
         for turn in range(16):
             file.write(block[turn * 100 :] + block[: turn * 100])
-    upstream, requests = logged(servers, workdir, "memory", "256M")
+    upstream, requests = logged(servers, workdir, "memory", "64M")
     gateway = Before(workdir, keys(upstream, 4))
     nbdcopy(source, gateway.uri())
     nbdcopy(gateway.uri(), workdir / "copy", "--synchronous")

@@ -55,7 +55,7 @@ def said(client: Process) -> dict[str, object]:
     return reported(client)
 
 
-def test_a_hundred_reloads_under_load(servers: Servers, workdir: Path) -> None:
+def test_many_reloads_under_load(servers: Servers, workdir: Path) -> None:
     """By the command, by SIGHUP, with something else in the file each time, and mistakes in between."""
     upstream = servers.nbdkit("memory", "64M")
     texts = [
@@ -70,7 +70,7 @@ def test_a_hundred_reloads_under_load(servers: Servers, workdir: Path) -> None:
     lasting = [reading(gateway.uri(name)) for name in ("x", "m", "m")]
     wait_until(lambda: gateway.process.output.count("session begins") == 3, "there is load")
     before = gateway.process.descriptors()
-    for number in range(1, 101):
+    for number in range(1, 41):
         text = texts[number % len(texts)]
         gateway.write(text)
         wrong = gateway.process.output.count("stays as it was")
@@ -89,7 +89,7 @@ def test_a_hundred_reloads_under_load(servers: Servers, workdir: Path) -> None:
         assert nbdinfo(gateway.uri("y"))["exports"][0]["export-size"] == 64 * MIB
     gateway.write(texts[0])
     assert gateway.reload().status == 0
-    assert gateway.reloads() == 76
+    assert gateway.reloads() == 31  # three of four, and the last
     wait_until(lambda: gateway.process.descriptors() <= before, "what is gone has been closed")
     for client in lasting:
         ended(client)
