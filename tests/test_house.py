@@ -73,6 +73,18 @@ def test_no_test_file_imports_another() -> None:
     assert not [(file, name) for file, name in imports if name in files]
 
 
+def test_nothing_is_waited_for_by_a_number_of_its_own() -> None:
+    """A busy machine takes longer than who wrote the number thought: `HANG_SECONDS` is for all. Where the clock
+    is simulated a number costs nothing.
+    """
+    own = re.compile(r"\btimeout=[\d.]+|fail_after\([\d.]+\)")
+    texts = {str(file.relative_to(TESTS)): file.read_text() for file in TESTS.rglob("*.py")}
+    found = {name for name, text in texts.items() if own.search(text)}
+    simulated = {name for name, text in texts.items() if re.search("autojump|MockClock", text)}
+    wrong = found - simulated - {"test_house.py"}
+    assert not [name for name in wrong if not name.startswith("bench/")]
+
+
 def lines(room: Path) -> int:
     return sum(len(each.read_text().splitlines()) for each in room.glob("*.py"))
 

@@ -17,6 +17,7 @@ from gateway.app import ticketing
 from gateway.app.switching import verbs_of
 from gateway.sessions.pausing import Pauses
 from tests.app.houses import LISTEN, House, house
+from tests.tools.patience import HANG_SECONDS
 
 
 def verbs(gateway: House) -> dict[str, Any]:
@@ -55,7 +56,7 @@ class Asking:
 
     async def ask(self, verb: str, **arguments: object) -> ControlAnswer:
         named = {key.rstrip("_").replace("_", "-"): value for key, value in arguments.items()}
-        with trio.fail_after(60):
+        with trio.fail_after(HANG_SECONDS):
             return await ask(self.path, verb, named)
 
     @property

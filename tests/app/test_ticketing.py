@@ -25,6 +25,7 @@ from tests.app.asking import Asking, asking, verbs
 from tests.app.houses import BLOCK, EXPORT, LISTEN, MEMORY, House, house, until
 from tests.embedded.peers import Client
 from tests.tickets.clocks import NOW, Clocks, go_by
+from tests.tools.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.real
 
@@ -395,7 +396,7 @@ async def test_who_goes_before_the_answer_has_made_none(workdir: Path) -> None:
             stream = await trio.open_unix_socket(str(here.path))
             await stream.send_all(line)
             await stream.aclose()
-        with trio.fail_after(60):
+        with trio.fail_after(HANG_SECONDS):
             while len(here.heard) < 20:
                 await trio.sleep(0.01)
         tickets = here.gateway.service.tickets

@@ -21,6 +21,7 @@ from gateway.hub.pump import is_compiled
 from gateway.quirks import catalogue
 from gateway.upstream.configured import StartError
 from gateway.uri import NbdUri, Transport
+from tests.tools.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.real
 
@@ -512,7 +513,7 @@ def printing(arguments: list[str], redirection: str) -> subprocess.CompletedProc
         [*shell, sys.executable, "-m", "gateway", *arguments],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=HANG_SECONDS,
         check=False,
     )
 

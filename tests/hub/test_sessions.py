@@ -55,6 +55,7 @@ from tests.embedded.peers import Client, socket_pair
 from tests.hub.wires import Wires
 from tests.sessions.gateways import ENDS_WITH_ITS_LINK, Gateway, gateway_before
 from tests.tools.defaults import SURVIVAL
+from tests.tools.patience import HANG_SECONDS
 
 PLAIN = PERSONALITIES["plain"]
 SIMPLE = replace(PLAIN, unsupported=PLAIN.unsupported | WITHOUT_STRUCTURED_REPLIES)
@@ -780,7 +781,8 @@ async def test_disc_behind_more_than_may_be_under_way_is_obeyed() -> None:
         held.append(b"".join(reply))
         return [b"".join(held)] if len(held) == MAX_IN_FLIGHT else []
 
-    async with gateway_before(server(faults=Faults(on_reply=all_at_once))) as gateway:
+    upstream = server(faults=Faults(on_reply=all_at_once))
+    async with gateway_before(upstream, drain_seconds=2 * HANG_SECONDS) as gateway:
         client = gateway.client()
         async with client.stream:
             await client.go("", structured=False)
@@ -788,7 +790,7 @@ async def test_disc_behind_more_than_may_be_under_way_is_obeyed() -> None:
             await client.stream.send_all(b"".join(reads) + DISC)
             for _ in reads:
                 await client.receive(16 + 512)
-            with trio.fail_after(5):  # and not after a drain's time
+            with trio.fail_after(HANG_SECONDS):  # and not after a drain's time
                 assert await client.stream.receive_some() == b""
 
 

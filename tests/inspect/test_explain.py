@@ -32,6 +32,7 @@ from gateway.wire.framing import EXTENDED, SIMPLE, STRUCTURED, Framing
 from gateway.wire.limits import MIB
 from tests.embedded.peers import Client as Peer
 from tests.embedded.peers import socket_pair
+from tests.tools.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.real
 
@@ -82,7 +83,7 @@ def certified(cn: str, *more: str) -> Identity:
 async def asked(
     config: Config, identity: Identity = NOBODY, name: str = "vm-1", when: datetime = NOON
 ) -> Report:
-    with trio.fail_after(20):
+    with trio.fail_after(HANG_SECONDS):
         return await explain(config, name, Client(identity, when, hypothetical=True))
 
 
@@ -498,7 +499,7 @@ async def gateway_of(config: Config, *, tcp: bool) -> AsyncIterator[tuple[Peer, 
             await listener.aclose()
         else:
             ours, theirs = socket_pair()
-        with trio.fail_after(20):
+        with trio.fail_after(HANG_SECONDS):
             async with trio.open_nursery() as clients, ours:
                 clients.start_soon(partial(serve_client, service, config.listen[0]), theirs)
                 yield Peer(ours), service

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import trio
 
+from tests.tools.patience import HANG_SECONDS
+
 
 async def until(condition: Callable[[], object]) -> None:
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_SECONDS):
         while not condition():
             await trio.sleep(0.01)
 

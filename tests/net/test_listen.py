@@ -15,6 +15,7 @@ from gateway.net.dial import DialError, dial
 from gateway.net.listen import ListenError, open_listener
 from gateway.net.options import peer_of
 from gateway.uri import parse_nbd_uri
+from tests.tools.patience import HANG_SECONDS
 
 LISTEN = '[[listen]]\nuri = "{}"\n[upstream.main]\nuri = "nbd://127.0.0.1"\n'
 
@@ -30,7 +31,7 @@ async def test_abstract_unix_sockets() -> None:
             us = UnixPeer(os.getpid(), os.getuid(), os.getgid())
             assert peer_of(server.socket) == Identity(str(us), unix=us)
         await listener.aclose()
-    with trio.fail_after(1):
+    with trio.fail_after(HANG_SECONDS):
         await listener.aclose()
 
 

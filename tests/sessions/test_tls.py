@@ -36,6 +36,7 @@ from tests.embedded.peers import Client, socket_pair
 from tests.sessions.asking import start_tls
 from tests.sessions.gateways import Gateway, gateway_before
 from tests.tls.handshakes import directory
+from tests.tools.patience import HANG_SECONDS
 from tests.upstream.servers import server_to
 from tests.upstream.taps import Tap, cancelled_at
 
@@ -439,7 +440,7 @@ async def test_both_ways_at_once_through_small_buffers(
         await disk.write(at, pattern[at >> 20 :] + pattern[: at >> 20], fua=False)
     expected = bytes(await disk.read(0, size))
     async with (
-        gateway_before(Server({"": disk}), listen=REQUIRE, seconds=60) as gateway,
+        gateway_before(Server({"": disk}), listen=REQUIRE) as gateway,
         over_tls(gateway, credentials, client_context(pki)) as client,
     ):
         client.negotiation.go("", ())
@@ -472,9 +473,7 @@ async def test_the_end_of_tls_in_the_record_behind_go(
 ) -> None:
     """The connection itself stays open: nothing but what OpenSSL has shows that it is over."""
     with structlog.testing.capture_logs() as lines:
-        async with gateway_before(
-            Server({"": MemoryDisk(SIZE)}), listen=ALLOW, seconds=5
-        ) as gateway:
+        async with gateway_before(Server({"": MemoryDisk(SIZE)}), listen=ALLOW) as gateway:
             client = connected(gateway, credentials)
             context = client_context(pki)
             await client.greeting()
@@ -626,7 +625,7 @@ async def test_a_server_over_tls_that_is_left_anywhere_hears_nothing_in_the_clea
                 await negotiation.aclose()
 
         came_to_it = await cancelled_at(number, opens)
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_SECONDS):
             while tap.sent and not tap.end:
                 await trio.sleep(0.01)
         assert tap.end in ("", "FIN"), f"at step {number}"

@@ -26,6 +26,7 @@ import trio
 from tests.bench import machine
 from tests.sim.found import COSTS
 from tests.sim.members import three_members
+from tests.tools.patience import HANG_SECONDS
 
 ALONE = 200
 """So many questions, one after the other, say what one takes alone."""
@@ -162,7 +163,7 @@ async def _noticed(asker: _Asker, number: int) -> float:
 async def measured(uri: str) -> dict[str, object]:
     """Measure the members, one of which is at this URI."""
     limits = httpx.Limits(max_connections=2 * AT_ONCE)
-    async with httpx.AsyncClient(timeout=60, limits=limits) as client:
+    async with httpx.AsyncClient(timeout=HANG_SECONDS, limits=limits) as client:
         asker = _Asker(client, uri)
         lease = await asker.lease(600)
         questions: dict[str, Callable[[int], Question]] = {

@@ -10,9 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.bench.processes import free_port
+from tests.tools.patience import HANG_SECONDS
 
 MEMBERS = 3
-READY_SECONDS = 60
 
 
 @contextmanager
@@ -41,11 +41,14 @@ def three_members(at: Path) -> Iterator[list[str]]:
 
 
 def _wait_until_healthy(client: str) -> None:
-    until = time.monotonic() + READY_SECONDS
+    until = time.monotonic() + HANG_SECONDS
     while True:
-        with suppress(OSError), urllib.request.urlopen(f"{client}/health", timeout=5) as answer:
+        with (
+            suppress(OSError),
+            urllib.request.urlopen(f"{client}/health", timeout=HANG_SECONDS) as answer,
+        ):
             if b'"true"' in answer.read():
                 return
         if time.monotonic() > until:
-            raise TimeoutError(f"etcd at {client} is not healthy after {READY_SECONDS} s")
+            raise TimeoutError(f"etcd at {client} is not healthy after {HANG_SECONDS} s")
         time.sleep(0.05)

@@ -15,6 +15,7 @@ from gateway.embedded import MemoryDisk, Server
 from gateway.wire.constants import Cmd
 from tests.embedded.peers import Client
 from tests.tools.cutter import Relay, Towards, cutter
+from tests.tools.patience import HANG_SECONDS
 
 MANY = 100_000
 """More than one piece."""
@@ -40,7 +41,7 @@ async def echo(ended: Callable[[int], object] = lambda heard: None) -> AsyncIter
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         nursery.start_soon(trio.serve_listeners, serve, [listener])
         host, port = listener.socket.getsockname()
-        with trio.fail_after(20):
+        with trio.fail_after(HANG_SECONDS):
             async with cutter((host, port)) as relay:
                 yield relay
         nursery.cancel_scope.cancel()

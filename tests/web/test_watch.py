@@ -22,6 +22,7 @@ from gateway.web.watch import (
     latency_of,
     server_sent,
 )
+from tests.tools.patience import HANG_SECONDS
 
 
 def status(reads: int = 0, **more: Any) -> dict[str, Any]:
@@ -59,7 +60,7 @@ class Shown:
 
 
 async def next_of(events: Any) -> Any:
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_SECONDS):
         return await anext(events)
 
 
