@@ -399,6 +399,7 @@ class Reloader:
         if following.admin is not doors.admin:
             gone.admin, doors.admin = doors.admin, following.admin
             if following.admin is not None:
+                following.admin.come_into_force(gone.admin)
                 self._host.serve_web(following.admin)
         self._now.servers = following.servers
         self._see_off(before.gone(following.servers))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import stat
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -62,6 +63,9 @@ class AdminDoor:
     """Set when the child has ended; None: it was never begun."""
     keeps_files: set[Path] = field(default_factory=set)
     """Files of Unix sockets that another one listens on now."""
+    shares: dict[Path, int] = field(default_factory=dict)
+    """Files that the door before this one listens on as well, and the modes that they had: they are that one's
+    until this one is in force."""
 
     @property
     def uris(self) -> tuple[AdminUri, ...]:
@@ -72,19 +76,32 @@ class AdminDoor:
             found.append(AdminUri(uri.secure, uri.host, port, uri.path))
         return tuple(found)
 
+    def come_into_force(self, before: AdminDoor | None) -> None:
+        """Take the place of another door: the files that both listen on are this one's from now on."""
+        if before is not None:
+            before.keeps_files |= self.shares.keys()
+        self.shares.clear()
+
     async def aclose(self) -> None:
-        """Listen no more, and have the child end."""
+        """Listen no more, and have the child end. What it shares with the door before it is left as it was."""
         self.closed.set()
         await self.control.aclose()
         for uri, sockets in self.sockets.items():
             for sock in sockets:
                 sock.close()
-            if uri.path is not None and uri.path not in self.keeps_files:
+            if uri.path is not None:
                 with suppress(OSError):
-                    uri.path.unlink()
+                    self._leave_file(uri.path)
         self.sockets = {}
         if self.ended is not None:
             await self.ended.wait()
+
+    def _leave_file(self, path: Path) -> None:
+        """Remove the file of a socket, or leave it to the other door. Raises `OSError`."""
+        if path in self.shares:
+            path.chmod(self.shares[path])
+        elif path not in self.keeps_files:
+            path.unlink()
 
 
 async def open_door(settings: Admin, before: AdminDoor | None = None) -> AdminDoor:
@@ -97,13 +114,11 @@ async def open_door(settings: Admin, before: AdminDoor | None = None) -> AdminDo
             if shared is not None and before is not None:
                 made.sockets[uri] = [each.dup() for each in shared]
                 if uri.path is not None:
-                    before.keeps_files.add(uri.path)
+                    made.shares[uri.path] = stat.S_IMODE(uri.path.stat().st_mode)
                     uri.path.chmod(settings.socket_mode)
             else:
                 made.sockets[uri] = await _listen(uri, settings.socket_mode)
     except BaseException as error:
-        if before is not None:
-            before.keeps_files.clear()
         await made.aclose()
         if isinstance(error, OSError):
             raise ListenError(f"cannot listen on {uri}: {error.strerror or error}") from None

@@ -1,0 +1,64 @@
+"""What `[admin]` listens on where a reload shares it: the older door has it until the newer one is in force."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+import trio
+
+from gateway.app.web import AdminDoor, open_door
+from gateway.config import Admin
+from gateway.net.listen import ListenError
+
+
+def admin(*uris: str, mode: str = "0600") -> Admin:
+    return Admin.model_validate({"uri": list(uris), "socket-mode": mode})
+
+
+async def is_there(path: Path, mode: int) -> bool:
+    """Say whether somebody can connect, and the file has this mode."""
+    async with await trio.open_unix_socket(str(path)):
+        return stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@pytest.fixture
+def path(workdir: Path) -> Path:
+    return workdir / "admin"
+
+
+async def opened(path: Path, *others: str, mode: str, before: AdminDoor | None = None) -> AdminDoor:
+    return await open_door(admin(f"http+unix://{path}", *others, mode=mode), before)
+
+
+async def test_a_reload_that_fails_leaves_the_file_as_it_was(path: Path) -> None:
+    before = await opened(path, mode="0600")
+    [busy] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    taken = f"http://127.0.0.1:{busy.socket.getsockname()[1]}"
+    async with busy:
+        with pytest.raises(ListenError, match="cannot listen on http://127"):
+            await opened(path, taken, mode="0660", before=before)
+    assert await is_there(path, 0o600)
+    await before.aclose()
+    assert not path.exists()
+
+
+async def test_one_that_is_given_up_leaves_it_as_well(path: Path) -> None:
+    before = await opened(path, mode="0600")
+    after = await opened(path, mode="0660", before=before)
+    assert await is_there(path, 0o660)
+    await after.aclose()
+    assert await is_there(path, 0o600)
+    await before.aclose()
+    assert not path.exists()
+
+
+async def test_one_that_is_in_force_has_it(path: Path) -> None:
+    before = await opened(path, mode="0600")
+    after = await opened(path, mode="0660", before=before)
+    after.come_into_force(before)
+    await before.aclose()
+    assert await is_there(path, 0o660)
+    await after.aclose()
+    assert not path.exists()
