@@ -22,6 +22,7 @@ Hooks, in the order of a connection's life:
     peek         a client asks what it would get
     join, leave  a session begins and ends
     remembers    of which sessions it knows something together
+    counted      in which numbers a session counts, if there are several processes
     denied       a client was not given the export
     prepares, prepare   read the disk before it is described
     over         know what the policies behind show
@@ -81,6 +82,7 @@ __all__ = [
     "Failed",
     "Field",
     "Flag",
+    "Headcount",
     "Identity",
     "ListedExport",
     "Next",
@@ -160,6 +162,25 @@ class Session:
 
 
 Scope = Literal["session", "export", "place"]
+
+
+@dataclass(frozen=True, slots=True)
+class Headcount:
+    """A number of sessions that has a limit: see `Policy.counted`."""
+
+    by: tuple[str, ...]
+    """What is counted at this place, in words that are the same in every process: `("address", "10.1.2.3")`."""
+    most: int
+    """So many there may be."""
+    whose: str = ""
+    """Whose they are, in words: `" of this identity"`."""
+
+    def full(self, here: int) -> str:
+        """Say that there are as many as may be."""
+        connections = "connection is" if here == 1 else "connections are"
+        return f"{here} {connections} open{self.whose}, and {self.most} may be"
+
+
 """Sessions of which a policy knows something together: each by itself, those of one export, all that pass its
 place of the configuration."""
 
@@ -336,6 +357,14 @@ class Policy(BaseModel):
         """
         counts = _overridden(type(self), "leave") or _overridden(type(self), "inherit")
         return "place" if counts else "session"
+
+    def counted(self, session: Session) -> Sequence[Headcount]:
+        """Say in which numbers a session counts that hold for all who pass this place, whichever process of the
+        gateway serves them. With several `workers` these are kept for all together: there is room for the
+        session in each of them before `join` is called, which then counts those of its own process. Without
+        this hook a policy that `remembers` all of its place is refused there.
+        """
+        return ()
 
     def denied(self, client: Client, export: str, why: str) -> None:
         """A client was not given the export that this stands at."""

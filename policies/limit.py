@@ -29,8 +29,9 @@ is not limited.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
-from typing import Self, TypeVar
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Self
 
 from pydantic import model_validator
 
@@ -39,6 +40,7 @@ from gateway.policy import (
     Cmd,
     Denied,
     Field,
+    Headcount,
     Policy,
     PrivateAttr,
     Scope,
@@ -49,27 +51,31 @@ from gateway.policy import (
     format_size,
 )
 
-_Key = TypeVar("_Key")
-
 SMALLEST_REQUEST_BYTES = 512
 """proto.md's smallest preferred block; the maximum may not be below it."""
 
 
-@dataclass
-class _Counts:
-    """Who is here. What has gone to 0 has no entry, so there are no more than sessions."""
+_SESSIONS = ("sessions",)
 
-    sessions: int = 0
-    identities: Counter[tuple[str, ...]] = field(default_factory=Counter)
-    addresses: Counter[str] = field(default_factory=Counter)
+
+class _Counts(Counter[tuple[str, ...]]):
+    """Who is here, by what is counted. What has gone to 0 has no entry."""
 
     def add(self, session: Session, number: int) -> None:
         """Count a session (1), or count it no more (-1)."""
-        identity = session.client.identity
-        self.sessions += number
-        _add(self.identities, identity.key, number)
-        if identity.address is not None:
-            _add(self.addresses, str(identity.address), number)
+        for by in (_SESSIONS, *_whose(session)):
+            self[by] += number
+            if not self[by]:
+                del self[by]
+
+
+def _whose(session: Session) -> list[tuple[str, ...]]:
+    """Give what a session counts in beside all: its identity, and its address, if it has one."""
+    identity = session.client.identity
+    found: list[tuple[str, ...]] = [("identity", *identity.key)]
+    if identity.address is not None:
+        found.append(("address", str(identity.address)))
+    return found
 
 
 class Limit(Policy):
@@ -105,16 +111,10 @@ class Limit(Policy):
 
     def peek(self, session: Session) -> Policy:
         """Say whether there is room."""
-        identity, counts = session.client.identity, self._counts
-        address = str(identity.address)
-        for most, here, whose in (
-            (self.connections, counts.sessions, ""),
-            (self.connections_per_identity, counts.identities[identity.key], " of this identity"),
-            (self.connections_per_address, counts.addresses[address], " from this address"),
-        ):
-            if most is not None and here >= most:
-                connections = "connection is" if here == 1 else "connections are"
-                raise Denied(f"{here} {connections} open{whose}, and {most} may be")
+        for each in self.counted(session):
+            here = self._counts[each.by]
+            if here >= each.most:
+                raise Denied(each.full(here))
         return self
 
     def join(self, session: Session) -> Policy:
@@ -136,6 +136,20 @@ class Limit(Policy):
             self.connections_per_address,
         )
         return "session" if counted == (None, None, None) else "place"
+
+    def counted(self, session: Session) -> Sequence[Headcount]:
+        """Say what is limited of what it counts in."""
+        limited = {
+            "sessions": (self.connections, ""),
+            "identity": (self.connections_per_identity, " of this identity"),
+            "address": (self.connections_per_address, " from this address"),
+        }
+        return [
+            Headcount(by, most, whose)
+            for by in (_SESSIONS, *_whose(session))
+            for most, whose in (limited[by[0]],)
+            if most is not None
+        ]
 
     def leave(self, session: Session) -> None:
         """Count it no more."""
@@ -159,12 +173,6 @@ class Limit(Policy):
     def inherit(self, before: Self) -> None:
         """Go on counting those who are here."""
         self._counts = before._counts
-
-
-def _add(counter: Counter[_Key], key: _Key, number: int) -> None:
-    counter[key] += number
-    if not counter[key]:
-        del counter[key]
 
 
 def _capped(sizes: BlockSizes, most: int) -> BlockSizes:

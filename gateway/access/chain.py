@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from gateway.policy import HOOK_OF, Denied, Failed, Next, Policy, Request, Result, Session
 from gateway.protocol.commands import RANGED, RefusedCommand, refusal
@@ -40,6 +40,8 @@ class Placed:
     """It is only observed: a request that it would refuse is logged, and passes."""
     options: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """As they are written in the configuration."""
+    place: tuple[str, ...] = field(default=(), compare=False)
+    """Where it stands there, in words that outlive a reload, and are the same in every process."""
 
 
 @dataclass(frozen=True)
@@ -219,13 +221,37 @@ def objection(placed: Placed, error: Exception) -> str:
     return text if named else f"{placed.name}: {text}"
 
 
+class Leaves(Protocol):
+    """What has to be told when a session ends."""
+
+    def leave(self, session: Session) -> None:
+        """A session has ended."""
+
+
+class Reserved(Leaves, Protocol):
+    """What a session has of what is counted in all processes; it is free again when the session has left."""
+
+    @property
+    def would(self) -> Mapping[int, str]:
+        """Observed policies, by their places in the chain, that have no room for it -> what they would say."""
+        ...
+
+
+class Bookkeeper(Protocol):
+    """Keeps what policies count in all processes of the gateway together (`Policy.counted`)."""
+
+    async def reserve(self, chain: Sequence[Placed], session: Session) -> Reserved:
+        """Have a session counted wherever it counts, before it joins. Raises `Denied`: there is no room."""
+        ...
+
+
 @dataclass
 class Membership:
     """A chain as it stands for one session."""
 
     session: Session
     chain: list[Placed]
-    members: list[Policy]
+    members: list[Leaves]
     """The policies that have to be told when the session ends."""
     would: list[str]
     """Why observed policies would have denied it."""
@@ -249,13 +275,17 @@ def peek(chain: Sequence[Placed], session: Session) -> list[Placed]:
     ]
 
 
-def join(chain: Sequence[Placed], session: Session) -> Membership:
-    """Have the policies of a chain take part in a session, nearest to the client first. Raises `Denied`, after
-    all that had joined have left.
+def join(chain: Sequence[Placed], session: Session, reserved: Reserved | None = None) -> Membership:
+    """Have the policies of a chain take part in a session, nearest to the client first. `reserved` is what a
+    keeper has for it, and is given back with the rest. Raises `Denied`, after all that had joined have left.
     """
-    membership = Membership(session, [], [], [])
+    membership = Membership(session, [], [] if reserved is None else [reserved], [])
+    would = {} if reserved is None else reserved.would
     try:
-        for placed in chain:
+        for number, placed in enumerate(chain):
+            if number in would:
+                membership.would.append(would[number])
+                continue
             try:
                 policy = placed.policy.join(session)
             except Exception as error:

@@ -372,22 +372,16 @@ class Access:
         self, where: Place, uses: Sequence[Use], observed: bool = False
     ) -> tuple[Placed, ...]:
         return tuple(
-            Placed(
-                self._made((*where, use.name), use),
-                use.name,
-                observed or use.observed,
-                use.options,
-            )
-            for use in uses
+            self._placed((*where, use.name), use, observed or use.observed) for use in uses
         )
 
-    def _made(self, where: Place, use: Use) -> Policy:
+    def _placed(self, where: Place, use: Use, observed: bool) -> Placed:
         from gateway.access.loading import made  # costs nothing where there are no policies
 
         policy = made(use)
         place = next(place for place in _places(where) if place not in self._policies)
         self._policies[place] = policy
-        return policy
+        return Placed(policy, use.name, observed, use.options, place)
 
 
 def _places(where: Place) -> Iterator[Place]:

@@ -287,6 +287,7 @@ class _Run:
         """Serve the disks whose home is here, and do what the supervisor says."""
         service = self._service
         service.homes, service.may_serve = member, member.check
+        service.keeper = member.keeper
         service.cares_for, service.asks_for_list = member.cares_for, member.list_of
         self._verbs |= member.verbs(service.hub.waker.goes_round)
         self.obey(member.control)

@@ -22,7 +22,7 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from gateway.access.chain import Compiled, Placed, compile_chain, join, peek, prepares
+from gateway.access.chain import Compiled, Membership, Placed, compile_chain, join, peek, prepares
 from gateway.access.rules import Grant, NotGranted
 from gateway.config import NoTicket, Route
 from gateway.identity import Identity
@@ -311,7 +311,7 @@ class Inquiry:
         behind. `by_name`: the client has said EXPORT_NAME.
         """
         access, location = self._service.access, self._location(grant)
-        membership = self._policies(grant, asked, join)
+        membership = await self._joined(grant, asked)
         uplink: Uplink | None = None
         try:
             terms = self.terms(asked, grant)
@@ -335,6 +335,16 @@ class Inquiry:
                 uplink.close()
             membership.leave()
             raise
+
+    async def _joined(self, grant: Grant, asked: str) -> Membership:
+        """Have the policies take part, and count the client where that is done for all processes."""
+        keeper = self._service.keeper
+        if keeper is None or not grant.chain:
+            return self._policies(grant, asked, join)
+        session = Session(self._client(), grant.name)
+        with self._denials(grant, asked):
+            reserved = await self._wait(lambda: keeper.reserve(grant.chain, session))
+            return join(grant.chain, session, reserved)
 
     async def _prepared(self, chain: list[Placed], route: Route, uplink: Uplink) -> list[Placed]:
         if not prepares(chain):

@@ -50,6 +50,8 @@ def _counted(data: Data, vocabulary: Vocabulary, said: str) -> Iterator[Finding]
                 continue
             for i, use in enumerate(uses if isinstance(uses, list) else ()):
                 if isinstance(use, dict) and _scope(use, vocabulary) == "place":
+                    if "counted" in vocabulary.hooks(vocabulary.policy(use["use"])):
+                        continue  # for all workers together
                     yield (
                         (*path, "policies", i),
                         f"{use['use']} counts all that pass here, and with {said} each worker would count its"

@@ -68,6 +68,9 @@ KINDS: Mapping[str, Mapping[str, type]] = {
     "commit": {},
     "reloaded": {"done": LIST, "problems": LIST},
     "drain": {"milliseconds": NUMBER},
+    "borrows": {"number": NUMBER, "keys": LIST, "most": LIST},
+    "lent": {"number": NUMBER, "full": LIST},
+    "gives back": {"keys": LIST},
     # The end
     "stop": {},
     "bye": {},

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from gateway.access.chain import Membership
+from gateway.access.chain import Bookkeeper, Membership
 from gateway.access.rules import Access, NotGranted
 from gateway.config import Config, Route
 from gateway.counts.totals import Counts
@@ -143,6 +143,8 @@ class Service:
     """Knows which disks another process serves, while there is one."""
     may_serve: Callable[[Location], None] | None = None
     """Raises `Refusal` for a disk that no client should have come here for; None: all are served here."""
+    keeper: Bookkeeper | None = None
+    """Keeps what policies count in all processes together; None: there is one process."""
     cares_for: Callable[[Server], bool] = _always
     """Says whether a server is looked after here while no client asks for it."""
     asks_for_list: Callable[[Server], Awaitable[list[ListedExport]]] | None = None

@@ -27,6 +27,7 @@ import trio
 
 from gateway.handover.channel import Channel, pair
 from gateway.handover.message import ChannelMessage
+from gateway.workers.ledger import LendingBook
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -109,6 +110,7 @@ class Crew:
     ) -> None:
         self.workers = [Worker(number) for number in range(workers)]
         self.log = log
+        self.ledger = LendingBook()
         self.turn = trio.Lock()
         """Who starts a worker has it, and who reloads: none is started with half of a reload."""
         self.ends = False
@@ -275,6 +277,7 @@ class Crew:
                 del self._under_way[number]
         if served and not self.ends:
             self.log.error("worker has died", worker=worker.number, status=process.returncode)
+        self.ledger.forget(worker.number)
         self._gone(worker)
 
     # --- What workers say
@@ -294,6 +297,13 @@ class Crew:
                     came[0].say(ChannelMessage(message.kind, back))
             case "wants":
                 self.ask(self._at(message), message.descriptors)
+            case "borrows":
+                wants = list(zip(message["keys"], message["most"], strict=True))
+                full = self.ledger.borrow(worker.number, wants)
+                why = [] if full is None else [full.want, full.lent]
+                worker.say(ChannelMessage("lent", {"number": message["number"], "full": why}))
+            case "gives back":
+                self.ledger.give_back(worker.number, message["keys"])
             case "reloaded":
                 worker.done = [str(each) for each in message["done"]]
                 worker.problems = [str(each) for each in message["problems"]]

@@ -44,6 +44,7 @@ from gateway.upstream.listing import exports_of
 from gateway.upstream.server import Server
 from gateway.wire.constants import Rep
 from gateway.wire.handshake import ListedExport
+from gateway.workers.borrower import Borrower
 from gateway.workers.homes import HomeOf, Table, addresses_of, home_of, key_of, table_said
 from gateway.workers.places import Places
 from gateway.workers.rendezvous import worker_of
@@ -127,6 +128,7 @@ class Member:
         self._handed: dict[int, _OnItsWay] = {}
         self._arriving: set[trio.SocketStream] = set()
         self._numbers = count(1)
+        self.keeper = Borrower(self._channel.say)
         self._agreed: trio.MemorySendChannel[bool] | None = None
         self._office: Office
 
@@ -194,6 +196,7 @@ class Member:
                 handed.answered.set()
             for stream in self._arriving:
                 stream.socket.close()
+            self.keeper.end()
         office.drain()
 
     # --- Places
@@ -340,6 +343,8 @@ class Member:
                     handed.end(taken=True)
                 else:
                     handed.end(taken=False, why=message["why"], again=message["again"])
+            case "lent":
+                self.keeper.heard(message.said)
             case "asks":
                 self._asked(message)
             case "door":

@@ -5,8 +5,9 @@ which writes that one alone. So nobody waits for anybody, and nobody asks anybod
 to add up as many numbers as there are workers, once for each client that connects.
 
 A worker counts a client before it adds up. So of two that come at the same moment for one place at least one is
-turned away, perhaps both; never are there more than may be. A worker that has died has its numbers set to zero
-by the supervisor, before there is another one in its place.
+turned away, perhaps both; never are there more than may be. One that is handed over is counted where it goes
+before it is counted no more where it came in: for a moment it has two places. A worker that has died has its
+numbers set to zero by the supervisor, before there is another one in its place.
 """
 
 from __future__ import annotations

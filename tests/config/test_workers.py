@@ -15,11 +15,8 @@ REFUSED = {
     "memory": '[upstream.a]\nuri = "memory:1M"\n',
     "file": '[upstream.a]\nuri = "file:x.img"\n',
     "legacy": '[upstream.a]\nuri = "legacy:qemu-3.0"\n',
-    "a limit in a rule": f'{SERVER}{EXPORTS}[[rule]]\npolicies = [ {{ use = "limit", connections = 4 }} ]\n',
     "a rate of identities": f"{SERVER}{EXPORTS}[[rule]]\n"
     'policies = [ { use = "rate", operations-per-second = 5, per = "identity" } ]\n',
-    "a limit of a pattern": f'{SERVER}[[export]]\nname = "v*"\nupstream = "a"\n'
-    'policies = [ { use = "limit", connections-per-identity = 4 } ]\n',
     "HTTP": f"{SERVER}[admin]\n",
     "tickets": f"{SERVER}[tickets]\n",
     "an audit log": f'{SERVER}{EXPORTS}[[rule]]\npolicies = [ {{ use = "audit", file = "/a.log" }} ]\n',
@@ -27,6 +24,9 @@ REFUSED = {
 TAKEN = {
     "nothing else": SERVER,
     "writers, by export": f'{SERVER}{EXPORTS}[[rule]]\npolicies = [ {{ use = "writers" }} ]\n',
+    "a limit in a rule": f'{SERVER}{EXPORTS}[[rule]]\npolicies = [ {{ use = "limit", connections = 4 }} ]\n',
+    "a limit of a pattern": f'{SERVER}[[export]]\nname = "v*"\nupstream = "a"\n'
+    'policies = [ { use = "limit", connections-per-identity = 4 } ]\n',
     "a limit of an export": f'{SERVER}[[export]]\nname = "x"\nupstream = "a"\n'
     'policies = [ { use = "limit", connections = 4 } ]\n',
     "limits of a session": f'{SERVER}{EXPORTS}[[rule]]\npolicies = [ {{ use = "limit", in-flight = 4 }} ]\n',

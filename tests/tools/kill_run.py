@@ -79,6 +79,9 @@ REPLY_SECONDS = 90
 MOST_TIMES = 5
 """As many kills as are wanted, before a run has been in vain."""
 
+AT_WORK = 50
+"""WRITEs that are answered between two kills of the gateway, but for those that come at once."""
+
 MOST_PROBLEMS = 5
 """So many are enough to know."""
 
@@ -442,6 +445,12 @@ class Load:
         self._cookie += 1
         return self._cookie
 
+    async def works(self) -> None:
+        """Wait until so many more WRITEs are answered."""
+        wanted = self.report.counts["write"] + AT_WORK
+        while self.report.counts["write"] < wanted and not self.report.problems:
+            await trio.sleep(0.01)
+
     def leave(self) -> None:
         """Have the one leave that leaves."""
         self._leaving.cancel()
@@ -673,6 +682,10 @@ async def disturb_again_and_again(
             break
         aim = random.choice(AIMS)
         load.flush_weight = random.choice(FLUSH_WEIGHTS)
+        if plan.by in OURS and aim != "again":
+            await (
+                load.works()
+            )  # a gateway that is begun anew takes a while, and is to be killed at work
         await trio.sleep(random.uniform(0, 0.05 if aim == "again" else 2 * pause))
         if aim in ("flush", "left"):
             with trio.move_on_after(AIM_SECONDS):

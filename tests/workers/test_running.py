@@ -371,6 +371,42 @@ async def test_the_most_clients_are_those_of_all_workers(tmp_path: Path) -> None
         await (await connected()).go("d1")
 
 
+async def test_a_limit_of_a_rule_is_that_of_all_workers(tmp_path: Path) -> None:
+    """And what a worker had that has died is free."""
+    text = (
+        '[[export]]\nname = "d*"\nupstream = "u"\n'
+        f"[[rule]]\nwho = {{{{ unix-user = [{os.getuid()}, 12345] }}}}\n"
+        'policies = [ {{ use = "limit", connections = 2 }} ]\n'
+    )
+    async with (
+        server_at(tmp_path / "u.sock", disks()),
+        gateway(tmp_path, (CANONICAL + text).format(at=tmp_path)) as running,
+    ):
+        wanted = homes(running)
+        [first, second] = [NAMES[wanted.index(worker)] for worker in (0, 1)]
+
+        async def refused(name: str) -> str:
+            client = await running.connected("g.sock")
+            await client.structured()
+            client.negotiation.go(name, ())
+            return (await client.refused()).text
+
+        one = await running.session(first)
+        other = await running.session(second)
+        for name in (first, second):
+            assert "2 connections are open, and 2 may be" in await refused(name)
+        await one.send(Cmd.DISC)
+        assert await one.rest() == b""
+        one = await running.session_again(second)
+        os.kill((await running.pids())[1], signal.SIGKILL)
+        assert await ended(one)
+        assert await ended(other)
+        await running.replaced(1)
+        for name in (first, second):
+            await running.session(name)
+        assert "2 connections are open, and 2 may be" in await refused(first)
+
+
 # --- TLS, and lists
 
 
