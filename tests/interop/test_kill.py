@@ -47,6 +47,16 @@ def test_three_kills_in_other_modes(connections: str, workdir: Path) -> None:
     assert not report.problems, report
 
 
+@pytest.mark.parametrize(
+    ("server", "connections"), [("nbdkit", "shared"), ("command", "per-client")]
+)
+def test_kills_across_upgrades(server: str, connections: str, workdir: Path) -> None:
+    plan = Plan("sticky", server, seed=12, connections=connections, upgrades=2, kills=2, seconds=4)
+    report = killed(plan, workdir)
+    assert not report.problems, report
+    assert report.counts["upgrades"] == 2
+
+
 @pytest.mark.parametrize("connections", ["per-client", "4"])
 def test_what_one_wrote_who_has_left_without_a_flush_is_told_the_others(
     connections: str, workdir: Path

@@ -2,6 +2,7 @@
 
     --server nbdkit     its cache filter in front of a file, cache=writeback: what is not flushed is really lost
     --server qemu-nbd   --cache=writeback: the kernel keeps what was written, so that nothing is lost
+    --server command    the same, but the gateway itself starts it
 
 In front of it stands the gateway, and before that clients of ours that write, read and FLUSH blocks that they
 have in common, several commands at a time. One of them leaves with every kill, in the middle of everything, and
@@ -26,6 +27,9 @@ everything else is asked.
 `--coarse` has nbdkit take blocks of 4 KiB only, so that most WRITEs are parts of blocks, which clients have in
 common: each is read, modified and written back, and none may undo another one.
 
+With `--upgrades N` newer gateways take the place of the one that there is, so often, beside all that: sessions
+of the older one end after a while, and their clients connect again.
+
 `--defaults` leaves everything else as the product has it, `late-write-seconds` too, so that each kill holds up
 for half a minute what it has left unanswered. With `--readers` only the one writes that leaves in good order:
 all others learn of what is lost from nobody but the gateway.
@@ -41,17 +45,20 @@ when and what is written; the machine has its own say, so a seed gives a similar
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from pathlib import Path
 from random import Random
+from typing import Protocol
 
 import trio
 
@@ -61,6 +68,7 @@ from gateway.wire.constants import TransmissionFlag as Flag
 from tests.embedded.peers import Client
 from tests.interop.processes import Process, listening
 from tests.interop.servers import free_port, unix_uri
+from tests.interop.upgraded import lives
 from tests.tools.cutter import Address, Relay, Towards, cutter
 from tests.tools.history import NEVER, Op, Session
 from tests.tools.oracle import Oracle
@@ -94,7 +102,7 @@ workers = {workers}
 [[listen]]
 uri = "{listen}"
 [upstream.main]
-uri = "{server}"
+{server}
 connect-seconds = 30
 {survival}
 [[export]]
@@ -134,6 +142,8 @@ sole-writer = true
 replay-bytes = "{replay_bytes}"
 """
 
+COMMAND = "command"
+
 OURS = ("worker", "supervisor")
 """What is killed of the gateway itself."""
 
@@ -153,6 +163,7 @@ class Plan:
     server: str = "nbdkit"
     by: str = "kill"
     """Or "term", "cut", "stop", "worker" or "supervisor"."""
+    upgrades: int = 0
     workers: int = 1
     homes: bool = True
     stop_seconds: float = 1
@@ -206,7 +217,7 @@ class Plan:
     @property
     def cuts(self) -> bool:
         """Sessions end that nobody has ended."""
-        return not self.survival or self.by in OURS
+        return not self.survival or self.by in OURS or self.upgrades > 0
 
     @property
     def config_survival(self) -> str:
@@ -264,6 +275,9 @@ TERM_SECONDS = 20
 AIMS = ("anywhere", "anywhere", "flush", "flush", "again", "left", "left")
 """What a kill is to hit."""
 
+UPGRADE_SECONDS = 120
+"""How long one may take: sessions that wait for a server have `drain-seconds` (30), and two programs start."""
+
 AIM_SECONDS = 1
 """So long it waits for that."""
 
@@ -277,8 +291,32 @@ MOST_AWAY_SECONDS = 0.5
 # --- The server
 
 
+class Killed(Protocol):
+    """A server that is killed."""
+
+    address: Address
+    """Where it is."""
+    said: str
+    """How the configuration has it."""
+
+    async def start(self) -> None:
+        """Start it; when this returns it listens."""
+
+    def kill(self) -> None:
+        """kill -9; when this returns it is dead."""
+
+    async def terminate(self) -> None:
+        """SIGTERM; when this returns it is dead. Raises `Broken` if its clients have not let it go."""
+
+    async def stop(self, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT after a while."""
+
+    def stamps(self) -> list[int]:
+        """What is on the disk. Raises `Broken`."""
+
+
 class Victim:
-    """The server that is killed."""
+    """One that we start."""
 
     def __init__(self, plan: Plan, workdir: Path) -> None:
         self.disk = workdir / "disk"
@@ -287,6 +325,7 @@ class Victim:
         self._path = workdir / "server"
         port = free_port() if plan.tcp else 0
         self.uri = f"nbd://127.0.0.1:{port}" if plan.tcp else unix_uri(self._path)
+        self.said = f'uri = "{self.uri}"'
         self.address: Address = ("127.0.0.1", port) if plan.tcp else self._path
         if plan.server == "nbdkit":
             where = ("-i", "127.0.0.1", "-p", str(port)) if plan.tcp else ("-U", str(self._path))
@@ -341,6 +380,51 @@ class Victim:
             await trio.sleep(seconds)
         finally:
             self._process.signal(signal.SIGCONT)
+
+    def stamps(self) -> list[int]:
+        """What is on the disk. Raises `Broken`."""
+        return stamps_of(self.disk.read_bytes())
+
+
+class Child:
+    """One that the gateway starts, and starts again: `command`."""
+
+    def __init__(self, plan: Plan, workdir: Path) -> None:
+        self.disk = workdir / "disk"
+        with self.disk.open("wb") as file:
+            file.truncate(plan.blocks * BLOCK_BYTES)
+        self.address: Address = workdir / "none"
+        words = ["qemu-nbd", "-t", "-e", "0", "-x", "", "--cache=writeback", "--discard=unmap"]
+        self.said = f"command = {json.dumps([*words, '-f', 'raw', str(self.disk)])}"
+
+    def _numbers(self) -> list[int]:
+        found = []
+        for each in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                words = (each / "cmdline").read_bytes().split(b"\0")
+                if words[0] == b"qemu-nbd" and str(self.disk).encode() in words:
+                    found.append(int(each.name))
+        return found
+
+    async def start(self) -> None:
+        """The gateway does that."""
+
+    def kill(self) -> None:
+        """kill -9; when this returns it is dead."""
+        killed = self._numbers()
+        for number in killed:
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        while any(map(lives, killed)):  # that takes no time
+            pass
+
+    async def terminate(self) -> None:
+        """There is no such run."""
+        raise NotImplementedError
+
+    async def stop(self, seconds: float) -> None:
+        """Nor such."""
+        raise NotImplementedError
 
     def stamps(self) -> list[int]:
         """What is on the disk. Raises `Broken`."""
@@ -433,6 +517,8 @@ class Load:
         self.flush_sent = trio.lowlevel.ParkingLot()
         self.left = trio.lowlevel.ParkingLot()
         """Where one waits for somebody to leave without a FLUSH."""
+        self.upgraded = trio.lowlevel.ParkingLot()
+        """And for a newer gateway to serve, where the sessions of the older one have not ended yet."""
         self.random = Random(f"{plan.seed}, load")
         self.flush_weight = FLUSH_WEIGHTS[-1]
         self.stopping = False
@@ -630,8 +716,12 @@ class Load:
 class House:
     """The gateway, and how it is begun."""
 
-    def __init__(self, plan: Plan, config: Path) -> None:
+    def __init__(self, plan: Plan, config: Path, control: Path) -> None:
+        self.pidfile = config.parent / "pid"
+        self._control = control
         self._command = [sys.executable, "-m", "gateway", "serve", "--config", str(config)]
+        if plan.upgrades:
+            self._command += ["--pidfile", str(self.pidfile)]
         if not plan.homes:
             self._command = ["env", f"PYTHONPATH={HOMELESS}", *self._command]
         self.process: Process | None = None
@@ -645,6 +735,35 @@ class House:
     def pid(self) -> int:
         assert self.process is not None
         return self.process.pid
+
+    @property
+    def serves(self) -> int:
+        """The number of who serves, after whatever upgrades."""
+        return int(self.pidfile.read_text()) if self.pidfile.exists() else self.pid
+
+    async def upgrade(self, seconds: float) -> str:
+        """Have a newer gateway take the place of this one, whose sessions end after so long. Give what it says
+        if it does not.
+        """
+        asks = [sys.executable, "-m", "gateway", "upgrade", "--socket", str(self._control)]
+        done = await trio.run_process(
+            [*asks, "--deadline", str(seconds)],
+            check=False,
+            capture_stdout=True,
+            capture_stderr=True,
+        )
+        return done.stderr.decode() if done.returncode else ""
+
+    async def end(self) -> int:
+        """End it in good order; give the status, as far as we are told."""
+        assert self.process is not None
+        serves = self.serves
+        if serves == self.pid:
+            return self.process.stop()
+        os.kill(serves, signal.SIGTERM)
+        while lives(serves):
+            await trio.sleep(0.01)
+        return self.process.wait()
 
     def workers(self) -> list[int]:
         """The numbers of its workers."""
@@ -668,7 +787,7 @@ class House:
 async def disturb_again_and_again(
     plan: Plan,
     load: Load,
-    victim: Victim,
+    victim: Killed,
     relay: Relay | None,
     report: Report,
     house: House,
@@ -680,17 +799,18 @@ async def disturb_again_and_again(
     for number in count():
         if number >= plan.kills and (not why_in_vain(plan, report) or number >= plan.most_kills):
             break
-        aim = random.choice(AIMS)
+        aim = random.choice([*AIMS, *["upgrade"] * (len(AIMS) if plan.upgrades else 0)])
         load.flush_weight = random.choice(FLUSH_WEIGHTS)
         if plan.by in OURS and aim != "again":
             await (
                 load.works()
             )  # a gateway that is begun anew takes a while, and is to be killed at work
         await trio.sleep(random.uniform(0, 0.05 if aim == "again" else 2 * pause))
-        if aim in ("flush", "left"):
-            with trio.move_on_after(AIM_SECONDS):
-                await (load.flush_sent if aim == "flush" else load.left).park()
-            await trio.sleep(random.uniform(0, 0.003))
+        lots = {"flush": load.flush_sent, "left": load.left, "upgrade": load.upgraded}
+        if aim in lots:
+            with trio.move_on_after(AIM_SECONDS if aim != "upgrade" else plan.seconds):
+                await lots[aim].park()
+            await trio.sleep(random.uniform(0, 0.003 if aim != "upgrade" else 0.2))
         report.counts[f"{plan.by} ({aim})"] += 1
         if plan.by == "stop":
             await victim.stop(plan.stop_seconds)
@@ -708,10 +828,28 @@ async def disturb_again_and_again(
     await trio.sleep(pause)
     while plan.until_wrong and not report.problems:
         await trio.sleep(0.01)
-    load.stopping = True
 
 
-async def kill(plan: Plan, load: Load, victim: Victim, random: Random, report: Report) -> None:
+async def upgrade_again_and_again(plan: Plan, load: Load, report: Report, house: House) -> None:
+    """Have newer gateways take the place of older ones, at any moments."""
+    random = Random(f"{plan.seed}, upgrades")
+    for _ in range(plan.upgrades):
+        await trio.sleep(random.uniform(0, plan.seconds / plan.upgrades))
+        load.oracle.ends_sessions()
+        older = house.serves
+        with trio.move_on_after(UPGRADE_SECONDS) as limit:
+            if why := await house.upgrade(random.choice((0, 0.2, 1))):
+                report.problem(f"not upgraded: {why}")
+            load.upgraded.unpark_all()
+            while lives(older):
+                await trio.sleep(0.01)
+        if limit.cancelled_caught:
+            report.problem(f"an upgrade was not over in {UPGRADE_SECONDS} s")
+            return
+        report.counts["upgrades"] += 1
+
+
+async def kill(plan: Plan, load: Load, victim: Killed, random: Random, report: Report) -> None:
     """Kill the server, or have it go, and start it, and look at the disk in between."""
     in_order = plan.by == "term"
     loss = load.oracle.lose(in_order=in_order)
@@ -751,7 +889,7 @@ async def cut(plan: Plan, load: Load, relay: Relay, random: Random) -> None:
 async def run(plan: Plan, workdir: Path) -> Report:
     """Do all of it. Raises `CannotStart`."""
     report = Report(plan)
-    victim = Victim(plan, workdir)
+    victim: Killed = (Child if plan.server == COMMAND else Victim)(plan, workdir)
     if plan.by != "cut":
         return await disturbed(plan, victim, None, workdir, report)
     listen: Address = ("127.0.0.1", 0) if plan.tcp else workdir / "relay"
@@ -760,21 +898,23 @@ async def run(plan: Plan, workdir: Path) -> Report:
 
 
 async def disturbed(
-    plan: Plan, victim: Victim, relay: Relay | None, workdir: Path, report: Report
+    plan: Plan, victim: Killed, relay: Relay | None, workdir: Path, report: Report
 ) -> Report:
     """Run the load and what disturbs it."""
     socket = workdir / "gateway"
     config, control = workdir / "gateway.toml", workdir / "control"
     listen = unix_uri(socket)
-    server = victim.uri if relay is None else relay.uri
     config.write_text(
         CONFIG.format(
-            workers=plan.workers, listen=listen, server=server, survival=plan.config_survival
+            workers=plan.workers,
+            listen=listen,
+            server=victim.said if relay is None else f'uri = "{relay.uri}"',
+            survival=plan.config_survival,
         )
         + CONTROL.format(control=control)
     )
     load = Load(plan, report, socket)
-    house = House(plan, config)
+    house = House(plan, config, control)
     try:
         await victim.start()
         await house.begin(listen)
@@ -786,7 +926,10 @@ async def disturbed(
                     nursery.start_soon(load.client, f"client {number}")
                 nursery.start_soon(partial(load.client, "visitor", leaves=True))
                 nursery.start_soon(load.comes_and_goes)
-                await disturb_again_and_again(plan, load, victim, relay, report, house, listen)
+                async with trio.open_nursery() as disturbing:
+                    disturbing.start_soon(upgrade_again_and_again, plan, load, report, house)
+                    await disturb_again_and_again(plan, load, victim, relay, report, house, listen)
+                load.stopping = True
             if plan.survival:
                 await load.newcomer()
         if limit.cancelled_caught:
@@ -795,9 +938,9 @@ async def disturbed(
         victim.kill()  # everything was flushed
         gateway = house.process
         assert gateway is not None
-        if not gateway.running:
+        if not lives(house.serves):
             report.problem("the gateway has ended by itself")
-        status = gateway.stop()
+        status = await house.end()
         house.ended(gateway)
         report.gateway = house.output
         if status or "Traceback" in report.gateway or "internal error" in report.gateway:
@@ -807,6 +950,8 @@ async def disturbed(
         victim.kill()
         if house.process is not None and house.process.running:
             house.process.kill()
+        if house.pidfile.exists() and lives(house.serves):
+            os.kill(house.serves, signal.SIGKILL)
     return report
 
 
@@ -823,10 +968,10 @@ async def look_who_came_from_elsewhere(plan: Plan, control: Path, report: Report
         report.problem(NOBODY_CAME_FROM_ELSEWHERE)
 
 
-def check_disk(plan: Plan, load: Load, victim: Victim, report: Report) -> None:
+def check_disk(plan: Plan, load: Load, victim: Killed, report: Report) -> None:
     """Hold the disk against all that has happened, and the run against what it is to be worth."""
     try:
-        stays = plan.lossless or plan.server == "qemu-nbd" or plan.by not in ("kill", "term")
+        stays = plan.lossless or plan.server != "nbdkit" or plan.by not in ("kill", "term")
         load.oracle.check_final(victim.stamps(), lossless=stays)
     except Broken as broken:
         report.problem(f"in the end: {broken}")
@@ -850,8 +995,9 @@ def main() -> int:
     """Give the exit status: 0 as it should be, 1 not, 2 if it could not begin."""
     parser = argparse.ArgumentParser(prog="python -m tests.tools.kill_run")
     parser.add_argument("--mode", choices=MODES, required=True)
-    parser.add_argument("--server", choices=("nbdkit", "qemu-nbd"), default="nbdkit")
+    parser.add_argument("--server", choices=("nbdkit", "qemu-nbd", COMMAND), default="nbdkit")
     parser.add_argument("--by", choices=("kill", "term", "cut", "stop", *OURS), default="kill")
+    parser.add_argument("--upgrades", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--homeless", action="store_true", help="has to end with 1")
     parser.add_argument("--stop-seconds", type=float, default=1)
