@@ -1,4 +1,5 @@
 """Several gateways that serve as one.
 
+etcds.py  etcd, as real processes
 model.py  two gateways, etcd and a server, and every order of what can happen to them
 """

@@ -1,0 +1,282 @@
+"""What of etcd's API v3 a fleet needs, over the JSON gateway that every member has: leases, keys, and
+transactions that compare first. https://etcd.io/docs/v3.4/dev-guide/api_grpc_gateway/
+
+Several members are one etcd. A call goes to the member that answered last; if that one gives no answer, or says
+that it has no leader, to the next, each once. So a call may have been carried out although the member that did
+it never said so. Whoever compares and changes (`change`) has to read again when it is told that nothing was
+changed, and must put something of its own into what it writes.
+
+Keys and values are text here, and base64 on the way; numbers of 64 bits are texts in JSON. With a user and a
+password a token is got first; it goes with every call, and another one is got when etcd does not know it any
+more.
+
+The only module that imports httpx, which is there with the extra `fleet`.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import trio
+
+from gateway.wire.limits import KIB
+
+MOST_ANSWER_BYTES = 16 * 1024 * KIB
+"""Of one answer. A page of keys has some hundred KiB; a key has no more than a request may have, 1.5 MiB
+(--max-request-bytes)."""
+
+PAGE_KEYS = 500
+"""Keys that one call reads."""
+
+NO_LEADER, TOKEN_UNKNOWN = 14, 16
+"""Codes of gRPC: UNAVAILABLE (also: it took too long), UNAUTHENTICATED."""
+
+
+class EtcdUnavailable(Exception):
+    """No member has answered; the text says what came of each. It may or may not have been done."""
+
+
+class EtcdRefused(Exception):
+    """etcd has answered that it will not; the text is its own. It was not done."""
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdKey:
+    """A key, and what it is."""
+
+    key: str
+    value: str
+    revision: int
+    """Of its last change; 0: it is not there."""
+    lease: int = 0
+    """The lease it ends with; 0: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdPut:
+    """A key that a transaction sets."""
+
+    key: str
+    value: str
+    lease: int = 0
+
+
+class Etcd:
+    """An etcd of these members (`https://HOST:PORT`). Each has `seconds` for a step (to
+    connect, to answer), and twice that for all. Use as a context manager.
+
+    All methods raise `EtcdUnavailable` and `EtcdRefused`.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[str],
+        *,
+        context: ssl.SSLContext | None = None,
+        user: str | None = None,
+        password: str = "",
+        seconds: float = 2.0,
+    ) -> None:
+        self._members = [each.rstrip("/") for each in members]
+        self._first = 0
+        self._user, self._password = user, password
+        self._token = ""
+        self._seconds = seconds
+        # Whose proxies are in the environment is of no concern to a fleet.
+        self._http = httpx.AsyncClient(
+            verify=context if context is not None else False,
+            trust_env=False,
+            timeout=httpx.Timeout(seconds),
+        )
+
+    async def __aenter__(self) -> Etcd:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+            await self._http.aclose()
+
+    # --- Leases
+
+    async def grant(self, seconds: int) -> tuple[int, float]:
+        """Make a lease; give its number, and how many seconds etcd has granted."""
+        said = await self._call("lease/grant", {"TTL": str(seconds)})
+        return int(said["ID"]), float(said["TTL"])
+
+    async def keep_alive(self, lease: int) -> float:
+        """Renew a lease; give how many seconds it has from when etcd handled that. 0: there is none."""
+        said = await self._call("lease/keepalive", {"ID": str(lease)})
+        return float(said["result"].get("TTL", 0))
+
+    async def revoke(self, lease: int) -> None:
+        """End a lease, and its keys with it."""
+        await self._call("lease/revoke", {"ID": str(lease)})
+
+    # --- Keys
+
+    async def get(self, key: str) -> EtcdKey:
+        """Give a key as a majority of the members have it."""
+        said = await self._call("kv/range", {"key": _encoded(key)})
+        found = [_key_of(each) for each in said.get("kvs", ())]
+        return found[0] if found else EtcdKey(key, "", 0)
+
+    async def below(self, prefix: str) -> tuple[list[EtcdKey], int]:
+        """Give all keys that begin with `prefix`, as they were at one revision, and that revision."""
+        found: list[EtcdKey] = []
+        begin, end, revision = prefix.encode(), _behind(prefix), 0
+        while True:
+            asked = {
+                "key": b64encode(begin).decode(),
+                "range_end": end,
+                "limit": str(PAGE_KEYS),
+                "revision": str(revision),
+            }
+            said = await self._call("kv/range", asked)
+            revision = revision or int(said["header"]["revision"])
+            page = [_key_of(each) for each in said.get("kvs", ())]
+            found += page
+            if not said.get("more") or not page:
+                return found, revision
+            begin = page[-1].key.encode() + b"\0"
+
+    async def change(
+        self,
+        as_read: Sequence[EtcdKey],
+        puts: Sequence[EtcdPut] = (),
+        deletes: Sequence[str] = (),
+    ) -> bool:
+        """Set keys and remove keys, all or none, if each of `as_read` was not changed since. Say whether it was
+        done. After a no, read: it may be that it was done, and the answer was lost.
+        """
+        compare = [
+            {
+                "key": _encoded(each.key),
+                "target": "MOD",
+                "result": "EQUAL",
+                "mod_revision": str(each.revision),
+            }
+            for each in as_read
+        ]
+        done: list[Mapping[str, object]] = [
+            {
+                "request_put": {
+                    "key": _encoded(each.key),
+                    "value": _encoded(each.value),
+                    "lease": str(each.lease),
+                }
+            }
+            for each in puts
+        ]
+        done += [{"request_delete_range": {"key": _encoded(each)}} for each in deletes]
+        said = await self._call("kv/txn", {"compare": compare, "success": done})
+        return bool(said.get("succeeded"))
+
+    # --- Calls
+
+    async def _call(self, what: str, asked: Mapping[str, object]) -> Any:
+        tried: list[str] = []
+        again = True
+        while len(tried) < len(self._members):
+            member = self._members[self._first]
+            try:
+                await self._authenticate_if_needed()
+                return await self._ask(member, what, asked)
+            except _Unanswered as error:
+                tried.append(f"{member}: {error}")
+                self._next()
+            except _TokenUnknown as error:
+                self._token = ""
+                if not again or self._user is None:
+                    raise EtcdRefused(str(error)) from None
+                again = False
+        raise EtcdUnavailable("; ".join(tried))
+
+    async def _authenticate_if_needed(self) -> None:
+        if self._user is None or self._token:
+            return
+        asked = {"name": self._user, "password": self._password}
+        said = await self._ask(self._members[self._first], "auth/authenticate", asked)
+        self._token = str(said["token"])
+
+    async def _ask(self, member: str, what: str, asked: Mapping[str, object]) -> Any:
+        try:
+            # httpx has a limit of its own for each step, and closes the socket then; from outside it does not.
+            with trio.fail_after(2 * self._seconds):
+                async with self._http.stream(
+                    "POST", f"{member}/v3/{what}", json=asked, headers=self._headers()
+                ) as answer:
+                    content = bytearray()
+                    with trio.CancelScope() as reading:
+                        async for piece in answer.aiter_raw():
+                            content += piece
+                            if len(content) > MOST_ANSWER_BYTES:
+                                reading.cancel()
+                    if reading.cancel_called:
+                        raise _Unanswered(f"more than {MOST_ANSWER_BYTES} bytes")
+        except trio.TooSlowError:
+            raise _Unanswered(f"no answer within {2 * self._seconds:g} s") from None
+        except (httpx.HTTPError, OSError) as error:
+            raise _Unanswered(_words(error)) from None
+        return self._read(bytes(content))
+
+    def _read(self, content: bytes) -> Any:
+        try:
+            said = json.loads(content)
+            if not isinstance(said, dict):
+                raise ValueError
+        except (ValueError, RecursionError):
+            raise _Unanswered(f"expected an answer of JSON, got {content[:80]!r}") from None
+        error = said.get("error")
+        if error is None:
+            return said
+        inner = error if isinstance(error, dict) else said
+        text = str(inner.get("message") or error)
+        code = inner.get("code", inner.get("grpc_code"))
+        if code == TOKEN_UNKNOWN:
+            raise _TokenUnknown(text)
+        if code == NO_LEADER or "no leader" in text:
+            raise _Unanswered(text)
+        raise EtcdRefused(text)
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": self._token} if self._token else {}
+
+    def _next(self) -> None:
+        self._first = (self._first + 1) % len(self._members)
+
+
+class _Unanswered(EtcdUnavailable):
+    """One member has not answered."""
+
+
+class _TokenUnknown(Exception):
+    """etcd does not know our token, or there is none and it wants one."""
+
+
+def _key_of(said: Mapping[str, Any]) -> EtcdKey:
+    return EtcdKey(
+        b64decode(said["key"]).decode("utf-8", "replace"),
+        b64decode(said.get("value", "")).decode("utf-8", "replace"),
+        int(said.get("mod_revision", 0)),
+        int(said.get("lease", 0)),
+    )
+
+
+def _encoded(text: str) -> str:
+    return b64encode(text.encode()).decode()
+
+
+def _behind(prefix: str) -> str:
+    """Give the first key that is behind all that begin with a prefix, which ends in "/"."""
+    assert prefix.endswith("/")
+    return _encoded(prefix[:-1] + "0")
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__
