@@ -1458,9 +1458,13 @@ static void pump_dealloc(PyObject *self) {
     Py_DECREF(type);
 }
 
-/* Finds where an attribute lies in the objects of a class. */
+/* Finds where an attribute lies in the objects of a class. The name is the interned one, which the class has: the
+   interpreter's cache of attributes keeps whatever string it was asked for, and a new one for each session would
+   hold a place amidst what the session leaves. */
 static bool find_slot(PyTypeObject *type, const char *name, Py_ssize_t *at) {
-    PyObject *descriptor = PyObject_GetAttrString((PyObject *)type, name);
+    PyObject *its = PyUnicode_InternFromString(name);
+    PyObject *descriptor = its == NULL ? NULL : PyObject_GetAttr((PyObject *)type, its);
+    Py_XDECREF(its);
     if (descriptor == NULL) {
         return false;
     }

@@ -23,12 +23,26 @@ def asked_by(running: Relayed) -> dict[str, Asked]:
 
 
 def totals_of(running: Relayed) -> Totals:
-    """Give what a session has done so far, to be added to what others have done."""
-    totals = Totals(1)
-    for command, (times, size) in asked_by(running).items():
-        totals.requests[command], totals.bytes[command] = times, size
-    totals.errors.update(running.traffic.errors)
-    totals.refused.update(running.traffic.refused)
-    if running.relaying.cause is not None and running.relaying.ended.is_set():
-        totals.ended[str(running.relaying.cause)] = 1
+    """Give what a session has done so far."""
+    totals = Totals()
+    add_done(totals, running)
     return totals
+
+
+def add_done(totals: Totals, running: Relayed) -> None:
+    """Add what a session has done so far to what others have done. (Whoever adds ten thousand has no time for
+    totals of each.)
+    """
+    traffic, relaying = running.traffic, running.relaying
+    totals.sessions += 1
+    for kind, times in enumerate(traffic.asked):
+        if times:
+            command = command_named(kind)
+            totals.requests[command] += times
+            totals.bytes[command] += traffic.asked_bytes[kind]
+    if traffic.errors:
+        totals.errors.update(traffic.errors)
+    if traffic.refused:
+        totals.refused.update(traffic.refused)
+    if relaying.cause is not None and relaying.ended.is_set():
+        totals.ended[str(relaying.cause)] += 1

@@ -21,7 +21,7 @@ import trio
 
 from gateway.admin.control import ControlAnswer, Verb, no_arguments
 from gateway.counts.totals import Totals
-from gateway.sessions.counted import totals_of
+from gateway.sessions.counted import add_done
 from gateway.sessions.service import Relayed, Service
 from gateway.status.pages import in_slices
 from gateway.status.shown import SUMMED_AT_A_TIME
@@ -69,7 +69,7 @@ async def _row(
     for some in in_slices(sessions, SUMMED_AT_A_TIME):
         for each in some:
             if each in service.running:  # else it is among those that have ended
-                done.add(totals_of(each))
+                add_done(done, each)
                 count += 1
         await trio.lowlevel.checkpoint()
     done.add(ended)
