@@ -348,8 +348,8 @@ class Inquiry:
         if keeper is None or not grant.chain:
             return self._policies(grant, asked, join)
         session = Session(self._client(), grant.name)
-        with self._denials(grant, asked):
-            reserved = await self._wait(lambda: keeper.reserve(grant.chain, session))
+        with self.denials(grant, asked):
+            reserved = await self._patiently(lambda: keeper.reserve(grant.chain, session))
             return join(grant.chain, session, reserved)
 
     async def _prepared(self, chain: list[Placed], route: Route, uplink: Uplink) -> list[Placed]:
