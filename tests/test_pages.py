@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from cyclopts import CycloptsError
 
 from gateway.cli import app, with_command
+from tests.packing import VERBS
 from tests.walkthrough import is_as_printed, run, steps
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -52,6 +54,11 @@ def of_ours() -> Iterator[tuple[str, str]]:
         for block in re.findall(r"(?ms)^ *```\w*\n(.*?)^ *```", page.read_text()):
             for line in TYPED.findall(block.replace("\\\n", " ")):
                 yield str(page.relative_to(DOCS)), line
+    for verb in VERBS.program().all():
+        for example in (each for each in verb.text if each.startswith(" ")):
+            for line in TYPED.findall(textwrap.dedent(example)):
+                assert "nbd-gateway" not in line.split(), f"two commands in a line: {line}"
+                yield f"help {' '.join(verb.words)}", line
 
 
 def test_every_command_of_ours_is_one() -> None:

@@ -41,8 +41,8 @@ def add(
 
     For example:
 
-      nbd-gateway export add --upstream disks --upstream-name vm-7 --read-only --for 3600 --once nbd-gateway
-      export add restore-7 --upstream disks --upstream-name vm-7 --who cn=backup --until 2026-12-24T18:00Z
+      nbd-gateway export add --upstream disks --upstream-name vm-7 --read-only --for 3600 --once
+      nbd-gateway export add restore-7 --upstream disks --who cn=backup --until 2026-12-24T18:00Z
       nbd-gateway export add vm-7 --upstream disks --policy '{ use = "limit", connections = 8 }'
 
     Prints the export's name. LIST does not show it to clients.
