@@ -11,15 +11,15 @@ its arguments.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from gateway import __version__
 from gateway.config import Config, Listen
-from gateway.config.admin import AdminUri
+from gateway.inspect.places import Places, admin_uris
 from gateway.net.socket_file import is_abstract
-from gateway.uri import FileUri, NbdUri, Transport
+from gateway.uri import NbdUri, Transport
 
 NOTIFY_RELOAD_SINCE = 253
 """The version of systemd that has Type=notify-reload: it sends SIGHUP, and waits until the reload is over."""
@@ -33,11 +33,6 @@ MOST_FILES = 1_048_576
 
 PRIVILEGED_PORTS = range(1, 1024)
 """Of TCP, where net.ipv4.ip_unprivileged_port_start is as the kernel has it (ip(7))."""
-
-_TEMPORARY = ("/tmp", "/var/tmp")
-_HOMES = ("/home", "/root", "/run/user")
-_OWN = {"/run/": "RuntimeDirectory", "/var/log/": "LogsDirectory", "/var/lib/": "StateDirectory"}
-"""Where systemd makes a directory for a service."""
 
 
 class NoUnit(Exception):
@@ -62,14 +57,40 @@ class Installation:
 
 def service_unit(config: Config, here: Installation) -> str:
     """Give the text of the service unit."""
-    places = _Places(config, here)
+    places = Places(config, (Path(here.program[0]), here.config))
     user = here.user or config.user
     reload = ["Type=notify", "ExecReload=/bin/kill -HUP $MAINPID"]
     if here.systemd >= NOTIFY_RELOAD_SINCE:
         reload = ["Type=notify-reload"]
     run = " ".join(map(_word, (*here.program, "serve", "--config", str(here.config))))
+    return _text(
+        here,
+        Unit=[
+            f"Description=NBD gateway ({here.config})",
+            "Wants=network-online.target",
+            f"After=network-online.target {here.name}.socket",
+        ],
+        Service=[
+            *reload,
+            f"ExecStart={run}",
+            *([f"WorkingDirectory={_path(Path.cwd())}"] if places.relative else []),
+            *(["DynamicUser=yes"] if user is None else [f"User={user}"]),
+            *([f"Group={config.group}"] if config.group else []),
+            "Restart=on-failure",
+            f"WatchdogSec={WATCHDOG_SECONDS}",
+            "KillMode=mixed",
+            f"LimitNOFILE={MOST_FILES}",
+            *lines_of(places),
+            *_sandbox(config, places),
+        ],
+        Install=["WantedBy=multi-user.target"],
+    )
+
+
+def _sandbox(config: Config, places: Places) -> Iterator[str]:
+    """Give what closes all that a gateway with this configuration does not need (systemd.exec(5))."""
     ports = {each.uri.port for each in config.listen if each.uri.transport is Transport.TCP}
-    ports |= {each.port for each in _admin_uris(config) if each.path is None}
+    ports |= {each.port for each in admin_uris(config) if each.path is None}
     capabilities = "CAP_NET_BIND_SERVICE" if ports & {*PRIVILEGED_PORTS} else ""
     unix = any(each.uri.transport is Transport.UNIX for each in config.listen)
     sandbox = {
@@ -101,30 +122,9 @@ def service_unit(config: Config, here: Installation) -> str:
         "KeyringMode": "private",
         "UMask": "0022" if any(_needs_umask(each) for each in config.listen) else "0077",
     }
+    yield from (f"{key}={value}" for key, value in sandbox.items())
     chown = "" if any(each.socket_owner for each in config.listen) else " @privileged"
-    return _text(
-        here,
-        Unit=[
-            f"Description=NBD gateway ({here.config})",
-            "Wants=network-online.target",
-            f"After=network-online.target {here.name}.socket",
-        ],
-        Service=[
-            *reload,
-            f"ExecStart={run}",
-            *([f"WorkingDirectory={_path(Path.cwd())}"] if places.relative else []),
-            *(["DynamicUser=yes"] if user is None else [f"User={user}"]),
-            *([f"Group={config.group}"] if config.group else []),
-            "Restart=on-failure",
-            f"WatchdogSec={WATCHDOG_SECONDS}",
-            "KillMode=mixed",
-            f"LimitNOFILE={MOST_FILES}",
-            *places.lines(),
-            *(f"{key}={value}" for key, value in sandbox.items()),
-            f"SystemCallFilter=~@resources{chown}",
-        ],
-        Install=["WantedBy=multi-user.target"],
-    )
+    yield f"SystemCallFilter=~@resources{chown}"
 
 
 def socket_unit(config: Config, here: Installation) -> str:
@@ -163,93 +163,14 @@ def socket_unit(config: Config, here: Installation) -> str:
     )
 
 
-class _Places:
-    """Where a gateway reads and writes."""
-
-    def __init__(self, config: Config, here: Installation) -> None:
-        disks = [
-            each.uri.path for each in config.upstream.values() if isinstance(each.uri, FileUri)
-        ]
-        words = [Path(word) for each in config.upstream.values() for word in each.command or ()]
-        disks += [
-            each for each in words if each.is_absolute() and each.exists() and not _runs(each)
-        ]
-        sockets = [
-            Path(uri.socket_path)
-            for uri in (each.uri for each in config.listen)
-            if uri.socket_path is not None and not is_abstract(uri.socket_path)
-        ]
-        sockets += [] if config.control.socket is None else [config.control.socket]
-        sockets += [each.path for each in _admin_uris(config) if each.path is not None]
-        uses = [use for rule in config.rule for use in rule.policies]
-        uses += [use for export in config.export for use in export.policies]
-        logs = [
-            Path(use.options["file"]) for use in uses if isinstance(use.options.get("file"), str)
-        ]
-        read = [each.certificates for each in config.listen] + [each.psk for each in config.listen]
-        read += [each.certificates for each in config.upstream.values()]
-        read += [each.psk for each in config.upstream.values()]
-        servers = [uri.socket_path for each in config.upstream.values() for uri in each.nbd_uris]
-        read += [] if config.admin is None else [config.admin.tokens, config.admin.certificates]
-        others = [each for each in read if each is not None]
-        others += [Path(each) for each in servers if each is not None and not is_abstract(each)]
-        tickets = [] if config.tickets.directory is None else [config.tickets.directory]
-        everywhere = [*disks, *sockets, *logs, *others, *tickets]
-        self.relative = any(not each.is_absolute() for each in everywhere)
-        absolute = [each.absolute() for each in everywhere]
-        self.devices = [each.absolute() for each in disks if each.is_block_device()]
-        self.temporary = any(_is_in(each, _TEMPORARY) for each in absolute)
-        programs = [Path(here.program[0]), here.config]
-        self.homes = any(_is_in(each, _HOMES) for each in (*absolute, *programs))
-        self._made: dict[str, set[str]] = {}
-        self._written = {each.absolute() for each in disks if not each.is_block_device()}
-        for each in (*sockets, *logs):
-            self._has(each.absolute().parent)
-        if config.tickets.directory is not None:
-            self._has(config.tickets.directory.absolute())
-        self._stays = bool(sockets)
-
-    def _has(self, directory: Path) -> None:
-        """Have a directory be there for the gateway, or at least let it write to it."""
-        for root, key in _OWN.items():
-            if str(directory).startswith(root):
-                self._made.setdefault(key, set()).add(str(directory)[len(root) :])
-                return
-        self._written.add(directory)
-
-    def lines(self) -> Iterator[str]:
-        for key, names in sorted(self._made.items()):
-            yield f"{key}={' '.join(map(_path, sorted(names)))}"
-        if self._written:
-            # With "-": what is missing is for the gateway to say, in words.
-            yield f"ReadWritePaths={' '.join(_path(f'-{each}') for each in sorted(self._written))}"
-        if self._stays and "RuntimeDirectory" in self._made:
-            yield "RuntimeDirectoryPreserve=yes"  # or the files of a socket unit would go with the service
-        for device in self.devices:
-            yield f"DeviceAllow={_path(device)} rw"
-
-
-def _runs(path: Path) -> bool:
-    return path.is_file() and bool(path.stat().st_mode & 0o111)
-
-
-def _is_in(path: Path, directories: Iterable[str]) -> bool:
-    return any(path.is_relative_to(each) for each in directories)
-
-
 def _families(config: Config) -> list[str]:
     """Give the kinds of addresses that are needed; that of Unix sockets always is: by it systemd is told."""
     uris = [each.uri for each in config.listen]
     uris += [uri for each in config.upstream.values() for uri in each.nbd_uris]
     kinds = {uri.transport for uri in uris}
-    http = any(each.path is None for each in _admin_uris(config))
+    http = any(each.path is None for each in admin_uris(config))
     inet = ["AF_INET", "AF_INET6"] if http or Transport.TCP in kinds else []
     return ["AF_UNIX", *inet, *(["AF_VSOCK"] if Transport.VSOCK in kinds else [])]
-
-
-def _admin_uris(config: Config) -> tuple[AdminUri, ...]:
-    """Give where HTTP is spoken."""
-    return () if config.admin is None else config.admin.uri
 
 
 def _needs_umask(listen: Listen) -> bool:
@@ -275,6 +196,19 @@ def _stream(uri: NbdUri) -> str:
                 raise NoUnit(f"{uri}: a socket unit has an IP address, and not the name of a host")
             host = f"[{host}]" if ":" in host and host[0] != "[" else host
             return f"{host}:{10809 if uri.port is None else uri.port}"
+
+
+def lines_of(places: Places) -> Iterator[str]:
+    """Give what a service unit says of places: which directories it has, and what may be written."""
+    for key, names in sorted(places.made.items()):
+        yield f"{key}={' '.join(map(_path, sorted(names)))}"
+    if places.written:
+        # With "-": what is missing is for the gateway to say, in words.
+        yield f"ReadWritePaths={' '.join(_path(f'-{each}') for each in sorted(places.written))}"
+    if places.has_sockets and "RuntimeDirectory" in places.made:
+        yield "RuntimeDirectoryPreserve=yes"  # or the files of a socket unit would go with the service
+    for device in places.devices:
+        yield f"DeviceAllow={_path(device)} rw"
 
 
 def _word(text: str) -> str:
