@@ -1,12 +1,12 @@
 """Looks at servers, configurations and this machine, and serves nobody.
 
-probe.py    what a server is, and what is wrong with it
-explain.py  what the gateway would do for one client that asks for one export
-changes.py  what policies change of it, in words
-report.py   what is found
-needs.py    what `serve` will need of this machine and lacks
-tickets.py  exports that were made at run time, as they are on the disk
-places.py   where a gateway reads and writes, as far as its configuration tells
-unit.py     units of systemd for a configuration
-conform/    whether a server does what it says, tried out
+probe.py      what a server is, and what is wrong with it
+explain.py    what the gateway would do for one client that asks for one export
+changes.py    what policies change of it, in words
+report.py     what is found
+needs.py      what `serve` will need of this machine and lacks
+tickets.py    exports that were made at run time, as they are on the disk
+footprint.py  where a gateway reads and writes, as far as its configuration tells
+unit.py       units of systemd for a configuration
+conform/      whether a server does what it says, tried out
 """

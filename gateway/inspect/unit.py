@@ -17,7 +17,7 @@ from pathlib import Path
 
 from gateway import __version__
 from gateway.config import Config, Listen
-from gateway.inspect.places import Places, admin_uris
+from gateway.inspect.footprint import Footprint, admin_uris
 from gateway.net.socket_file import is_abstract
 from gateway.uri import NbdUri, Transport
 
@@ -57,7 +57,7 @@ class Installation:
 
 def service_unit(config: Config, here: Installation) -> str:
     """Give the text of the service unit."""
-    places = Places(config, (Path(here.program[0]), here.config))
+    footprint = Footprint(config, (Path(here.program[0]), here.config))
     user = here.user or config.user
     reload = ["Type=notify", "ExecReload=/bin/kill -HUP $MAINPID"]
     if here.systemd >= NOTIFY_RELOAD_SINCE:
@@ -73,21 +73,21 @@ def service_unit(config: Config, here: Installation) -> str:
         Service=[
             *reload,
             f"ExecStart={run}",
-            *([f"WorkingDirectory={_path(Path.cwd())}"] if places.relative else []),
+            *([f"WorkingDirectory={_path(Path.cwd())}"] if footprint.relative else []),
             *(["DynamicUser=yes"] if user is None else [f"User={user}"]),
             *([f"Group={config.group}"] if config.group else []),
             "Restart=on-failure",
             f"WatchdogSec={WATCHDOG_SECONDS}",
             "KillMode=mixed",
             f"LimitNOFILE={MOST_FILES}",
-            *lines_of(places),
-            *_sandbox(config, places),
+            *lines_of(footprint),
+            *_sandbox(config, footprint),
         ],
         Install=["WantedBy=multi-user.target"],
     )
 
 
-def _sandbox(config: Config, places: Places) -> Iterator[str]:
+def _sandbox(config: Config, footprint: Footprint) -> Iterator[str]:
     """Give what closes all that a gateway with this configuration does not need (systemd.exec(5))."""
     ports = {each.uri.port for each in config.listen if each.uri.transport is Transport.TCP}
     ports |= {each.port for each in admin_uris(config) if each.path is None}
@@ -100,9 +100,9 @@ def _sandbox(config: Config, places: Places) -> Iterator[str]:
         # In a user namespace, users of Unix sockets would all be "nobody", and no port privileged.
         "PrivateUsers": "no" if unix or capabilities else "yes",
         "ProtectSystem": "strict",
-        "ProtectHome": "read-only" if places.homes else "yes",
-        "PrivateTmp": "no" if places.temporary else "yes",
-        "PrivateDevices": "no" if places.devices else "yes",
+        "ProtectHome": "read-only" if footprint.homes else "yes",
+        "PrivateTmp": "no" if footprint.temporary else "yes",
+        "PrivateDevices": "no" if footprint.devices else "yes",
         "DevicePolicy": "closed",
         "ProtectProc": "invisible",
         "ProcSubset": "pid",
@@ -198,16 +198,16 @@ def _stream(uri: NbdUri) -> str:
             return f"{host}:{10809 if uri.port is None else uri.port}"
 
 
-def lines_of(places: Places) -> Iterator[str]:
-    """Give what a service unit says of places: which directories it has, and what may be written."""
-    for key, names in sorted(places.made.items()):
+def lines_of(footprint: Footprint) -> Iterator[str]:
+    """Give what a service unit says of it: which directories there are, and what may be written."""
+    for key, names in sorted(footprint.made.items()):
         yield f"{key}={' '.join(map(_path, sorted(names)))}"
-    if places.written:
+    if footprint.written:
         # With "-": what is missing is for the gateway to say, in words.
-        yield f"ReadWritePaths={' '.join(_path(f'-{each}') for each in sorted(places.written))}"
-    if places.has_sockets and "RuntimeDirectory" in places.made:
+        yield f"ReadWritePaths={' '.join(_path(f'-{each}') for each in sorted(footprint.written))}"
+    if footprint.has_sockets and "RuntimeDirectory" in footprint.made:
         yield "RuntimeDirectoryPreserve=yes"  # or the files of a socket unit would go with the service
-    for device in places.devices:
+    for device in footprint.devices:
         yield f"DeviceAllow={_path(device)} rw"
 
 

@@ -23,7 +23,7 @@ MADE = {"/run/": "RuntimeDirectory", "/var/log/": "LogsDirectory", "/var/lib/": 
 """Where systemd makes a directory for a service, and by which key (systemd.exec(5))."""
 
 
-class Places:
+class Footprint:
     """Those of one configuration; `programs` are read as well: the gateway's own, and the configuration."""
 
     def __init__(self, config: Config, programs: Iterable[Path]) -> None:
