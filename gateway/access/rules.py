@@ -46,6 +46,14 @@ class Grant:
     tried: tuple[tuple[str, str], ...] = ()
     """The rules before it, and why they do not mean this client and export."""
 
+    def is_as(self, other: Grant) -> bool:
+        """Say whether another grants the same; what has been counted does not matter."""
+        same = (self.name, self.route, self.rule) == (other.name, other.route, other.rule)
+        return same and self._policies() == other._policies()
+
+    def _policies(self) -> list[tuple[str, bool, object]]:
+        return [(each.name, each.observed, each.policy.model_dump()) for each in self.chain]
+
 
 class NotGranted(Exception):
     """A client does not get an export; the text is for the log."""

@@ -22,10 +22,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from gateway.access.chain import Compiled, Membership, Placed, compile_chain, join, peek, prepares
 from gateway.access.rules import Grant, NotGranted
+from gateway.clients.presence import Patiently
 from gateway.config import NoTicket, Route
 from gateway.identity import Identity
 from gateway.links.opening import OwnNegotiation, SharedNegotiation
@@ -70,14 +71,6 @@ class _OpenForInfo:
 
     asked: ExportAsked
     opened: Opened
-
-
-class Patiently(Protocol):
-    """Waits for an upstream as long as the client is there, and gives what came of it."""
-
-    async def __call__(self, wait: Callable[[], Awaitable[_Result]], /) -> _Result:
-        """Wait."""
-        ...
 
 
 class Inquiry:
@@ -173,7 +166,7 @@ class Inquiry:
                 # A use of a ticket has to begin on the disk first, and much may come between.
                 same = asked is not None and replace(kept.asked, go=True) == asked
                 same = same and not _is_for_once(grant)
-                known = there.access is service.access and _same(there.grant, grant)
+                known = there.access is service.access and there.grant.is_as(grant)
                 known = known and there.location == self._location(grant) and there.stands
                 if same and known and there.asked == self.terms(name, grant):
                     return there.counted(service.opening)
@@ -194,7 +187,7 @@ class Inquiry:
                 if opened.access is not service.access or grant.route.ticket is not None:
                     now = self.grant(name, without_tls=without_tls)
                 if (
-                    _same(now, grant)
+                    now.is_as(grant)
                     and self._location(now) == opened.location
                     and opened.stands
                     and now.name not in service.paused
@@ -252,9 +245,8 @@ class Inquiry:
     # --- Who may have what
 
     def _client(self) -> Client:
-        # `astimezone` looks for its own methods by names that it makes anew each time, and the interpreter's
-        # cache of attributes keeps them, amidst what sessions allocate: that could not be given back when they
-        # have gone.
+        # `astimezone` looks for its own methods by names that it makes anew. The interpreter's cache of names
+        # keeps them, amidst what sessions allocate, which could not be given back when they have gone.
         seconds = time.time()
         local = time.localtime(seconds)
         zone = timezone(timedelta(seconds=local.tm_gmtoff), local.tm_zone)
@@ -427,10 +419,3 @@ class Inquiry:
 
 def _is_for_once(grant: Grant) -> bool:
     return grant.route.ticket is not None and grant.route.ticket.once
-
-
-def _same(one: Grant, other: Grant) -> bool:
-    """Say whether two configurations grant the same; what has been counted does not matter."""
-    return (one.name, one.route, one.rule) == (other.name, other.route, other.rule) and [
-        (placed.name, placed.observed, placed.policy.model_dump()) for placed in one.chain
-    ] == [(placed.name, placed.observed, placed.policy.model_dump()) for placed in other.chain]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import trio
 
@@ -15,6 +15,14 @@ from gateway.hub.hub import Hub
 from gateway.net.drive import PeerClosed
 
 _Result = TypeVar("_Result")
+
+
+class Patiently(Protocol):
+    """Waits for an upstream as long as the client is there, and gives what came of it."""
+
+    async def __call__(self, wait: Callable[[], Awaitable[_Result]], /) -> _Result:
+        """Wait."""
+        ...
 
 
 class Presence:
