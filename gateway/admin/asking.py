@@ -50,8 +50,8 @@ async def asking(
 async def connected(
     path: Path, verb: str, arguments: Mapping[str, object], more: bytearray | None
 ) -> AsyncIterator[tuple[ControlAnswer, trio.SocketStream]]:
-    """The same, with the connection. `more` is given what came behind the answer; None: nothing may come
-    there.
+    """The same, with the connection. `more` is given what came after the answer; None: nothing may come
+    then.
     """
     async with AsyncExitStack() as stack:
         try:

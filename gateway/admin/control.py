@@ -21,7 +21,7 @@ nobody else does. So what is under way is cancelled, which undoes it; and what w
 script says its line and shuts its side down. What is done may also last only `while_connected`: then it is
 undone when its caller closes the connection.
 
-Behind the answer of a verb that has more to tell (`ControlAnswer.then`) come lines of JSON, until it has told
+After the answer of a verb that has more to tell (`ControlAnswer.then`) come lines of JSON, until it has told
 all or the caller goes.
 
 The log has who has asked for what, for whom (`asked-by`), and what came of it (`Asked`).
@@ -71,7 +71,7 @@ def _reraise(error: BaseException) -> None:
 
 
 Then = Callable[[Callable[[bytes], Awaitable[None]]], Awaitable[None]]
-"""Tells more behind an answer: it is called with what sends whole lines."""
+"""Tells more after an answer: it is called with what sends whole lines."""
 
 
 @dataclass(frozen=True)
@@ -327,7 +327,7 @@ async def _is_taken(stream: trio.SocketStream, answer: ControlAnswer) -> bool:
 
 
 async def _tell(stream: trio.SocketStream, then: Then) -> None:
-    """Tell what comes behind an answer, as long as the client is there."""
+    """Tell what comes after an answer, as long as the client is there."""
     async with trio.open_nursery() as nursery:
 
         async def watch() -> None:

@@ -1,4 +1,4 @@
-"""Listening to what a running gateway tells behind an answer, line by line, as `nbd-gateway trace` does."""
+"""Listening to what a running gateway tells after an answer, line by line, as `nbd-gateway trace` does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gateway.wire.limits import KIB
 async def listening(
     path: Path, verb: str, arguments: Mapping[str, object] = {}
 ) -> AsyncIterator[tuple[ControlAnswer, ToldBehind]]:
-    """Have a running gateway do something, and give what it tells behind its answer: objects, until it ends, or
+    """Have a running gateway do something, and give what it tells after its answer: objects, until it ends, or
     the block does. Raises `ControlError`.
     """
     more = bytearray()
@@ -27,7 +27,7 @@ async def listening(
 
 
 class ToldBehind:
-    """What a gateway tells behind an answer, object after object."""
+    """What a gateway tells after an answer, object by object."""
 
     def __init__(self, path: Path, stream: trio.SocketStream, received: bytearray) -> None:
         self._path = path

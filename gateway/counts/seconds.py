@@ -99,7 +99,7 @@ def said_of(times: Seconds) -> dict[str, Any]:
 
 
 def _without_zeros(counts: Sequence[int]) -> list[int]:
-    """Leave out the buckets behind the last that has any."""
+    """Leave out the buckets after the last that has any."""
     most = max((number for number, count in enumerate(counts, start=1) if count), default=0)
     return list(counts[:most])
 

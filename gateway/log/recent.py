@@ -53,7 +53,7 @@ class Recent:
         return line
 
     def after(self, number: int) -> list[dict[str, Any]]:
-        """Give lines behind one, by its number; the last ones, if there are more than are given at a time."""
+        """Give the lines after one, by its number; if there are more than are given at a time, the last."""
         with self._lock:
             newest = [each for each in self._lines if each["number"] > number]
         return newest[-MOST_AT_A_TIME:]

@@ -1,11 +1,12 @@
 """HTTP for whoever runs the gateway: metrics, health, an API, and a page for browsers. A process of its own.
 
-What speaks HTTP does much at a time: it parses headers, shakes TLS hands, writes a megabyte of metrics, imports
-a quarter of a second's worth of libraries. The hub has one thread, and nobody there may notice a millisecond.
-So all that is done by a child process. It has the listening sockets from the gateway, and asks it what the
-command line asks, by the same verbs over a control socket of its own (`gateway.admin.control`). There a
-question is answered in steps that others do not notice. What thousands of browsers do, who never read or send
-bodies without end, is the child's trouble; if it dies of it, another is begun (`gateway.app.web`).
+Whoever speaks HTTP is busy for long at a time: parsing headers, shaking hands over TLS, writing a megabyte of
+metrics, importing a quarter of a second's worth of libraries. The hub has one thread, and no session there may
+wait a millisecond for that. So a child process does it. It inherits the listening sockets from the gateway, and
+asks it what the command line asks, by the same verbs, over a control socket of its own
+(`gateway.admin.control`), where questions are answered in steps that no session notices. Browsers by the
+thousand that never read, or send bodies without end, are the child's trouble; if it dies of them, another one
+is begun (`gateway.app.web`).
 
 settings.py  what the gateway tells the child
 main.py      the child: from its settings to its end
@@ -14,9 +15,9 @@ doors.py     who comes, and what that lets them do; hosts and origins; pure
 tokens.py    the file of tokens
 guard.py     each request is held to that, before anybody reads it
 gateway.py   what is asked of the gateway: no more at a time than it bears, and once for all who ask the same
-metrics.py   the counts as Prometheus has them: one table
+metrics.py   the counts as Prometheus reads them: one table
 health.py    whether it lives, and whether it is ready
-verbs.py     which verbs are had over HTTP, with what arguments: one table
+verbs.py     which verbs HTTP offers, with what arguments: one table
 openapi.py   the same as an OpenAPI document
 watch.py     what changes, as server-sent events; and the last quarter of an hour
 app.py       all of it, by path

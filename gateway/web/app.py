@@ -1,8 +1,8 @@
-"""All that is had over HTTP, by path.
+"""What is answered over HTTP, path by path.
 
 /                      the page; its files are below /static/
 /metrics               for Prometheus
-/livez, /readyz        for orchestrators: anybody is told yes or no, and who may look the reasons
+/livez, /readyz        for orchestrators: everybody is told yes or no, and the reasons if they may look
 /api/v1/VERB           for programs (`gateway.web.verbs`)
 /api/v1/me             what whoever asks may do
 /api/v1/history        the last quarter of an hour

@@ -1,7 +1,7 @@
 """Who comes, and what that lets them do. Pure.
 
-Two roles: who may look, and who may do everything that the gateway's own user may. What somebody is follows
-from the door and from what was proved there:
+There are two roles: to look, and to do everything that the gateway's own user may do. Which of them somebody
+has follows from the door where he came, and from what he has proved there:
 
     door               without a token                           with one
     a Unix socket      the gateway's user and root: full,        the better of both
@@ -11,8 +11,9 @@ from the door and from what was proved there:
     certificate
     any other          nobody                                    the token's
 
-A token is a header that no page of somebody else's can send. But over a loopback address, or with a certificate
-in the browser, the browser itself is the proof, and any page that is open in it may have it ask us. So:
+A token is a header, which no page of somebody else's can send. But over a loopback address, or with a
+certificate in the browser, the browser itself is the proof, and any page that is open in it may have it ask us.
+So:
 
 - the Host has to be one of ours. A name that somebody else's DNS has bound to 127.0.0.1 is none
   (DNS rebinding); an address cannot be bound to anything;

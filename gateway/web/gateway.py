@@ -1,12 +1,12 @@
 """What is asked of the gateway: no more at a time than it bears, and once for all who ask the same.
 
-Browsers and scrapers come as many as they like, and each question costs the gateway half a millisecond or more
-of the thread that relays. So one question is never asked twice at the same time: whoever comes while it is
-being answered waits for the next answer, which is for all who wait by then. Nobody gets an answer that was
-begun before he asked, so numbers are never older than the question. And behind each answer the gateway has a
-rest from such questions, `REST` times as long as the answer took: whoever asks without end, with however many
-connections, has a bounded part of its time. All questions that say more than a verb have one rest together, for
-there are as many of them as anybody likes to make up.
+There may be any number of browsers and scrapers, and each question costs the gateway half a millisecond or more
+of the thread that relays. So a question is never asked twice at the same time: whoever comes while it is being
+answered waits for the next answer, and shares that with all who wait by then. Nobody gets an answer that was
+begun before he asked, so numbers are never older than the question. After each answer the gateway has a rest
+from such questions, `REST` times as long as the answer took. So whoever asks without end, over however many
+connections, takes a bounded part of its time. Questions with arguments share one rest, for there are as many of
+them as anybody likes to make up.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ LOOK_SECONDS = 10
 """How long a question may take: a gateway that does not answer for so long does not live."""
 
 COUNTS = "counts"
-"""The question that is answered in lines behind the answer (`gateway.status.telling`)."""
+"""The question that is answered in lines after the answer (`gateway.status.telling`)."""
 
 REST = 9.0
-"""How much longer than an answer nothing of its kind is asked: so such questions have a tenth of the time."""
+"""For how many times as long as an answer took nothing of its kind is asked: such questions have a tenth of the
+time."""
 
 MOST_REST_SECONDS = 2.0
 """However long it took: the gateway had other things to do, and somebody waits."""
@@ -168,7 +169,7 @@ class Gateway:
             raise NotHeard(f"the gateway has not answered for {seconds:g} s") from None
 
     async def _all_lines(self, verb: str) -> ControlAnswer:
-        """Ask what is answered in lines behind the answer. Raises `ControlError`."""
+        """Ask what is answered in lines after the answer. Raises `ControlError`."""
         exports: list[dict[str, Any]] = []
         async with listening(self._control, verb) as (answer, behind):
             async for line in behind:

@@ -1,5 +1,5 @@
-"""Each request is held to the rules of `gateway.web.doors`, before anything reads it; and each answer is told
-to browsers as what it is, and no more.
+"""Holds each request to the rules of `gateway.web.doors` before anything else reads it, and tells browsers how
+to treat each answer.
 """
 
 from __future__ import annotations

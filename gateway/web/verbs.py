@@ -1,10 +1,12 @@
-"""Which verbs of the control socket are had over HTTP, with what arguments: one table.
+"""Which verbs of the control socket HTTP offers, and with what arguments: one table.
 
-What looks is a GET, whose arguments are in the query; what does something is a POST, whose arguments are a JSON
-object. They have the names that the control socket has. What the gateway itself checks (whether there is such
-an export, how long a pause may be) is not checked here a second time; but an argument that nobody knows is
-refused before the gateway is asked, and so is one of the wrong type. What could have a token write files or run
-programs is not had: the policies of an export that is made at run time, and the program of an upgrade.
+A verb that looks is a GET, with its arguments in the query; one that does something is a POST, with its
+arguments in a JSON object. Arguments have the names that they have at the control socket. What the gateway
+checks by itself (whether there is such an export, how long a pause may be) is not checked here a second time.
+But an argument that nobody knows is refused before the gateway is asked, and so is one of the wrong type.
+
+A token must not write files or run programs. So two arguments are not offered: the policies of an export that
+is made at run time, and the program of an upgrade.
 """
 
 from __future__ import annotations

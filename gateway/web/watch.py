@@ -1,10 +1,10 @@
 """What changes in the gateway, for whoever looks on; and what its last quarter of an hour was like.
 
-One task asks the gateway every `EVERY_SECONDS`, however many look on, and keeps a point of each answer: so
-there is a curve to see for who opens the page, not only from then on. Whoever looks on has a queue of his own,
-with a bound: who does not take what he is told is told no more, and has to begin anew.
+One task asks the gateway every `EVERY_SECONDS`, however many look on, and keeps a point of each answer. So
+whoever opens the page sees a curve at once. Everybody who looks on has a queue with a bound: if he does not
+take what he is told, he is told no more, and has to begin anew.
 
-A point has what was done since the one before: so it is right whatever the counts were when we began.
+A point has what was done since the point before it, so it is right whatever the counts were when we began.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is had over HTTP of a gateway that runs, and what those who mean no good get."""
+"""What a gateway that runs answers over HTTP, and what those who mean no good get."""
 
 from __future__ import annotations
 
