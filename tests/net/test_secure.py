@@ -15,14 +15,13 @@ import trio
 import trustme
 
 from gateway.net.options import plain_socket
-from gateway.net.secure import (
+from gateway.net.secure import RECEIVE_BYTES, TlsStream
+from gateway.net.secure_socket import (
     JOIN_BYTES,
     MAX_EMPTY_BYTES,
     MOST_ANSWERS_BYTES,
     PIECE_BYTES,
-    RECEIVE_BYTES,
     TlsSocket,
-    TlsStream,
     _batches,
 )
 from gateway.tls.credentials import TlsSession
