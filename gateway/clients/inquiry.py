@@ -9,9 +9,8 @@ the disk, INFO needs a link that is open already; it is kept for the GO that usu
 
 After STARTTLS there is another `Inquiry`: nothing of what was asked before counts.
 
-This is longer than other modules: every question passes the rules, the upstream and the policies, in this order
-and with the same denials, so that no question tells a client more than another. Those about meta contexts are
-in `contexts`.
+Every question passes the rules, the upstream and the policies, in this order and with the same denials, so that
+no question tells a client more than another. Those about meta contexts are in `contexts`.
 """
 
 from __future__ import annotations
