@@ -85,7 +85,7 @@ def test_each_worker_is_the_home_of_as_many_exports(workers: int) -> None:
     table = table_of(config, counted=False)
     names = names_by_turns(text, workers)
     homes = Counter(home_of(table, config.upstream["main"], name, workers) for name in names)
-    assert homes == {number: EXPORTS // workers for number in range(workers)}
+    assert homes == dict.fromkeys(range(workers), EXPORTS // workers)
 
 
 def test_a_request_costs_what_was_measured_and_never_less() -> None:

@@ -30,7 +30,7 @@ from typing import Any
 
 import trio
 
-from gateway.admin.control import ask
+from gateway.admin.asking import ask
 from gateway.config import parse
 from gateway.workers.homes import home_of, table_of
 from tests.bench import machine, worker_model
