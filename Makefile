@@ -3,6 +3,7 @@
 # make fuzz   garbage at all that reads a peer, minutes   make install  .venv with nbd-gateway in it
 # make fuzz-coverage   the same by coverage (atheris, and clang for the pump), SECONDS for each of TARGETS (all)
 # make bench-scale   what a request and an opening cost where there are many sessions, exports, policies, rules
+# make bench-workers   what several workers give and cost, in pairs with one
 # make soak   schedules of dying servers, with new seeds, for SECONDS
 # make exhaustive   every order, clause and pair     make stress   all tests beside a load, three times
 # make test-trixie   the tests that need peers of Debian 13; as root
@@ -74,6 +75,10 @@ bench-scale:
 	tests/tools/install-peers
 	tests/bench/run scale
 
+bench-workers:
+	tests/tools/install-peers
+	tests/bench/run workers
+
 site: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
@@ -90,4 +95,4 @@ dist: install
 	tests/tools/make-venv "$(PYTHON)" $(VENV) --group dist
 	$(BIN)/python packaging/dist.py dist
 
-.PHONY: demo install site dist deb test test-packages test-sanitized exhaustive stress test-trixie lint fuzz fuzz-coverage soak bench bench-scale
+.PHONY: demo install site dist deb test test-packages test-sanitized exhaustive stress test-trixie lint fuzz fuzz-coverage soak bench bench-scale bench-workers

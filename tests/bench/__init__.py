@@ -15,6 +15,8 @@
     scale.py      what a request and an opening cost where there is much of something: `make bench-scale`
     curves.py     of what there is how much there, and what the numbers say; pure
     scale_chart.py  docs/scale-*.svg, one for each curve
+    workers.py    what several workers give and cost: `make bench-workers`
+    worker_model.py  what they would give on larger machines, from what a request costs; pure
     neighbours.py what clients of one shared connection cost each other, by hand
 
 A load that is added later (TLS, reframed, fan-out, policies) is a row, and a contestant in peers.py

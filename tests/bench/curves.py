@@ -192,13 +192,13 @@ def chart_name(curve: Curve) -> str:
     return f"scale-{curve.kind}.svg"
 
 
-def replace_marked(page: str, body: str) -> str:
+def replace_marked(page: str, body: str, begin: str = BEGIN, end: str = END) -> str:
     """The page with another run between the markers."""
-    before, begun, rest = page.partition(BEGIN)
-    _, ended, after = rest.partition(END)
+    before, begun, rest = page.partition(begin)
+    _, ended, after = rest.partition(end)
     if not begun or not ended:
-        raise ValueError(f"the page has no {BEGIN} with {END} after it")
-    return f"{before}{BEGIN}\n{body}\n{END}{after}"
+        raise ValueError(f"the page has no {begin} with {end} after it")
+    return f"{before}{begin}\n{body}\n{end}{after}"
 
 
 def to_json(found: Found) -> str:

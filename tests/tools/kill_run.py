@@ -801,7 +801,7 @@ async def disturb_again_and_again(
             break
         aim = random.choice([*AIMS, *["upgrade"] * (len(AIMS) if plan.upgrades else 0)])
         load.flush_weight = random.choice(FLUSH_WEIGHTS)
-        if plan.by in OURS and aim != "again":
+        if plan.by in OURS and (aim != "again" or not number):
             await (
                 load.works()
             )  # a gateway that is begun anew takes a while, and is to be killed at work

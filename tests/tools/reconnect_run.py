@@ -61,6 +61,10 @@ WAYS = {"look": 3, "unknown": 1, "work": 10, "tls": 2, "cut": 5, "half": 2}
 
 CONFIG = """\
 [[listen]]
+uri = "nbd+unix:///?socket={at}/p.sock"
+handshake-seconds = {hang:g}
+max-connections = 20000
+[[listen]]
 uri = "nbds+unix:///?socket={at}/t.sock"
 handshake-seconds = {hang:g}
 certificates = "{pki}"
@@ -153,7 +157,7 @@ class Crowd:
 
         async def one(number: int) -> None:
             nonlocal left
-            async with await self._connected("g.sock") as stream:
+            async with await self._connected("p.sock") as stream:
                 client = Client(stream)
                 await client.go(NAMES[number % len(NAMES)])
                 await client.read(0, LENGTH)
@@ -189,18 +193,18 @@ class Crowd:
                 await trio.sleep(LOOK_SECONDS)
 
     async def _look(self, _name: str) -> None:
-        async with await self._connected("g.sock") as stream:
+        async with await self._connected("p.sock") as stream:
             await Client(stream).greeting()
 
     async def _unknown(self, _name: str) -> None:
-        async with await self._connected("g.sock") as stream:
+        async with await self._connected("p.sock") as stream:
             client = Client(stream)
             await client.structured()
             client.negotiation.go("nobody has this", BLOCK_SIZE)
             assert isinstance(await client.event(), Refused)
 
     async def _half(self, name: str) -> None:
-        async with await self._connected("g.sock") as stream:
+        async with await self._connected("p.sock") as stream:
             client = Client(stream)
             await client.structured()
             client.negotiation.go(name, ())
@@ -208,7 +212,7 @@ class Crowd:
             await trio.aclose_forcefully(stream)
 
     async def _work(self, name: str) -> None:
-        async with await self._connected("g.sock") as stream:
+        async with await self._connected("p.sock") as stream:
             client = Client(stream)
             await client.go(name)
             await self._worked(client)
@@ -239,7 +243,7 @@ class Crowd:
             self._there -= 1
 
     async def _cut(self, name: str) -> None:
-        async with await self._connected("g.sock") as stream:
+        async with await self._connected("p.sock") as stream:
             client = Client(stream)
             await client.go(name)
             for number in range(4):
