@@ -247,6 +247,9 @@ class Older:
             command.started = partial(self._say_runs, upstream)
             if (running := command.running) is not None:
                 self._say_runs(upstream, running[0])
+        file = self._host.doors.pidfile
+        if file is not None:  # the newer process writes its number there as soon as it hears this
+            file.is_ours = [PIDFILE] not in self._doors_taken
         self._say(ChannelMessage("go", {"deadline": self._deadline_seconds}))
         self._host.tasks.start_soon(
             self._late, OlderIs.GOING, SERVING_SECONDS, "the newer process did not serve"
@@ -265,13 +268,11 @@ class Older:
             ] not in self._doors_taken
             if listener.file_is_ours:  # its clients would wait for nobody
                 host.tasks.start_soon(listener.aclose)
-        control, file = host.doors.control, host.doors.pidfile
+        control = host.doors.control
         if control is not None:
             control.file_is_ours = [CONTROL, str(control.path)] not in self._doors_taken
             if control.file_is_ours:
                 host.tasks.start_soon(control.aclose)
-        if file is not None:
-            file.is_ours = [PIDFILE] not in self._doors_taken
         if self._deadline_seconds is not None:
             self.deadline_at = trio.current_time() + self._deadline_seconds
         assert self._process is not None

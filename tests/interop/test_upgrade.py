@@ -263,64 +263,6 @@ def test_what_fails_changes_nothing(
 # --- Deaths
 
 
-def slow_program(workdir: Path, seconds: int = 1000) -> Path:
-    """A newer version that takes long to begin."""
-    program = workdir / "newer"
-    program.write_text(
-        f'#!/bin/sh\n[ "$1" = serve ] && touch {workdir}/begun && '
-        f"while [ ! -e {workdir}/go ]; do sleep 0.05; done\n"
-        f'exec {sys.executable} -m gateway "$@"\n'
-    )
-    program.chmod(0o755)
-    return program
-
-
-@pytest.mark.parametrize("whom", ["older", "newer"])
-@pytest.mark.parametrize("when", ["it is prepared", "both serve"])
-def test_whoever_is_killed_the_other_one_serves(
-    servers: Servers, workdir: Path, gateways: list[Upgraded], whom: str, when: str
-) -> None:
-    upstream = servers.nbdkit("memory", f"{4 * MIB}")
-    gateway = Upgraded(workdir, disks(f'uri = "{upstream.uri}"'))
-    gateways.append(gateway)
-    older = gateway.pid
-    here = verifying(gateway.uri(), 0)
-    wait_until(lambda: "begun" in here.output, "it has begun")
-    if when == "it is prepared":
-        asks = Process(
-            *(sys.executable, "-m", "gateway", "upgrade", "--socket", gateway.socket),
-            *("--program", slow_program(workdir)),
-        )
-        wait_until((workdir / "begun").exists, "the newer process has begun")
-        [newer] = children_of(older)
-        gateway.all.append(newer)
-        os.kill(older if whom == "older" else newer, signal.SIGKILL)
-        assert asks.wait() == 1
-        (workdir / "go").touch()
-        there = None
-    else:
-        gateway.upgraded()
-        newer = gateway.pid
-        there = verifying(gateway.uri(), 1)
-        wait_until(lambda: "begun" in there.output, "it has begun")
-        os.kill(older if whom == "older" else newer, signal.SIGKILL)
-    wait_until(lambda: gateway.asked().status == 0, "somebody serves")
-    wait_until(lambda: gateway.pid == (newer if whom == "older" else older), "by its number")
-    for client in filter(None, (here, there)):
-        client.stop()
-        seen = json.loads(client.output.splitlines()[-1])
-        assert seen["bad"] == []
-        # Those of the killed one connect again; both are the older one's here.
-        if whom == "newer":
-            assert (seen["reconnects"], seen["refused"]) == (0, [])
-    gateway.ended(gateway.upgraded())
-    gateway.end()
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 def test_a_server_of_a_killed_process_is_started_once(
     workdir: Path, gateways: list[Upgraded]
 ) -> None:
