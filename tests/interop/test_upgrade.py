@@ -260,6 +260,56 @@ def test_what_fails_changes_nothing(
     assert log.count("not upgraded, and all is as it was") >= 4
 
 
+TOKEN = "full-0123456789abcdef0123"
+
+
+def asked_by_http(uri: str, verb: str, **arguments: object) -> Any:
+    """What one is told who asks by HTTP, by POST if there is something to say; a Unix socket's path is in
+    brackets."""
+    path = uri.removeprefix("http+unix://")
+    where = uri if path == uri else "http://localhost"
+    more = ["--unix-socket", path] if path != uri else []
+    said = ["--json", json.dumps(arguments)] if arguments else []
+    token = ["-H", f"Authorization: Bearer {TOKEN}"]
+    return json.loads(run("curl", "-sS", *more, *token, *said, f"{where}/api/v1/{verb}"))
+
+
+def test_the_admin_interface_goes_along(
+    servers: Servers, workdir: Path, gateways: list[Upgraded]
+) -> None:
+    """The upgrade is asked for there, and answered; then the newer process is asked, at the same sockets."""
+    upstream = servers.nbdkit("memory", f"{4 * MIB}")
+    tokens, unix, tcp = workdir / "tokens", workdir / "admin", f"http://127.0.0.1:{free_port()}"
+    tokens.write_text(f"full ops {TOKEN}\n")
+    tokens.chmod(0o600)
+    admin = f'[admin]\nuri = ["{tcp}", "http+unix://{unix}"]\ntokens = "{tokens}"\n'
+    gateway = Upgraded(workdir, admin + disks(f'uri = "{upstream.uri}"'))
+    gateways.append(gateway)
+    wait_until(lambda: attempt("curl", "-s", f"{tcp}/live").status == 0, "it is there")
+    stays = verifying(gateway.uri(), 0)
+    wait_until(lambda: "begun" in stays.output, "it has begun")
+    first = gateway.pid
+    answer = asked_by_http(tcp, "upgrade", deadline=1000)
+    wait_until(lambda: gateway.pid != first, "the newer process serves")
+    gateway.all.append(gateway.pid)
+    assert answer["ok"] is True, answer
+    for uri in (tcp, f"http+unix://{unix}"):
+        wait_until(
+            lambda: (asked_by_http(uri, "status")["older"] or {}).get("pid") == first,  # noqa: B023
+            "the newer process answers",
+        )
+    os.kill(gateway.pid, signal.SIGKILL)
+    wait_until(lambda: gateway.pid == first, "the older one serves again")
+    for uri in (tcp, f"http+unix://{unix}"):
+        wait_until(lambda: asked_by_http(uri, "status")["older"] is None, "and answers")  # noqa: B023
+    gateway.upgraded()
+    assert fine(stays)["reconnects"] == 0
+    gateway.ended(first)
+    assert unix.exists()
+    gateway.end()
+    assert not unix.exists()
+
+
 # --- Deaths
 
 
