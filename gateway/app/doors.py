@@ -21,6 +21,7 @@ from gateway.net.listen import Listener, ListenError, open_listener
 from gateway.upstream.configured import StartError
 
 if TYPE_CHECKING:
+    from gateway.app.web import AdminDoor
     from gateway.upgrade.doors import Inherited  # costs nothing where there is no upgrade
 
 Beside = Callable[[Callable[[], Awaitable[object]]], None]
@@ -53,6 +54,11 @@ class Doorkeeper:
     def control(self) -> ControlSocket | None:
         """Where the gateway is spoken to."""
         return self.doors.control
+
+    @property
+    def admin(self) -> AdminDoor | None:
+        """What `[admin]` listens on."""
+        return self.doors.admin
 
     def accept(self, listener: Listener) -> None:
         """Take clients; until another process does, or the listener is closed."""
@@ -117,7 +123,8 @@ async def open_doors(doors: Listeners, config: Config, inherited: Inherited | No
         if config.admin is not None:
             from gateway.app.web import open_door
 
-            doors.admin = await open_door(config.admin)
+            shared = (lambda _uri: []) if inherited is None else inherited.admin
+            doors.admin = await open_door(config.admin, inherited=shared)
         open_already = [each.settings for each in doors.listeners]
         for settings in config.listen:
             if settings not in open_already:

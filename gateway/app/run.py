@@ -382,7 +382,8 @@ class _Run:
         recent = keep_recent(self._service.config.log)
         verbs = {**self._verbs, **verbs_of(self._service, recent)}
         failed, heard = self._service.hub.failed, partial(say_asked, self._service.log)
-        self._beside(door.control.run, verbs, self._tasks, self._short, heard, failed)
+        if door.ended is None:  # else it was another process's for a while
+            self._beside(door.control.run, verbs, self._tasks, self._short, heard, failed)
         self._beside(Web(door, self._service.log).run)
 
     def watch(self, keyring: Keyring) -> None:
@@ -409,7 +410,8 @@ class _Run:
         for why in self._doors.accept_all():
             self._service.log.error("door not taken over", why=why)
         admin = self._standing.doors.admin
-        if admin is not None and admin.ended is None:
+        if admin is not None and admin.sockets and (admin.ended is None or admin.closed.is_set()):
+            admin.take_back()
             self.serve_web(admin)
         alive, line = self._service.hub.waker.goes_round, self._farewell.in_a_line
         self._beside(self._standing.manager.run, alive, line)

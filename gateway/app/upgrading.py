@@ -252,8 +252,6 @@ class Upgrading:
             return f"{paused} is paused: have it go on first (nbd-gateway resume)"
         if self._changing:
             return "a pause, a switch or a reload is under way: ask again when it is done"
-        if self._standing.doors.admin is not None:
-            return "[admin] is set, and what it listens on cannot be handed over yet"
         if self._standing.tickets is not None:
             return (
                 "[tickets] is set, and exports that were made at run time cannot be handed over yet"

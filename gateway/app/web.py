@@ -12,7 +12,7 @@ import os
 import socket
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +67,24 @@ class AdminDoor:
     """Files that the door before this one listens on as well, and the modes that they had: they are that one's
     until this one is in force."""
 
+    def hand_over(self, taken: Collection[str]) -> None:
+        """Another process listens at these addresses as well, and serves them from now on: have the child end,
+        and listen nowhere else.
+        """
+        self.closed.set()
+        for uri in [each for each in self.sockets if str(each) not in taken]:
+            for sock in self.sockets.pop(uri):
+                sock.close()
+            if uri.path is not None:
+                with suppress(OSError):
+                    uri.path.unlink()
+        self.keeps_files |= {uri.path for uri in self.sockets if uri.path is not None}
+
+    def take_back(self) -> None:
+        """Nobody else serves them any more: what is still listened on is ours, with its files."""
+        self.closed = trio.Event()
+        self.keeps_files.clear()
+
     @property
     def uris(self) -> tuple[AdminUri, ...]:
         """The addresses, with the ports that they have."""
@@ -104,8 +122,15 @@ class AdminDoor:
             path.unlink()
 
 
-async def open_door(settings: Admin, before: AdminDoor | None = None) -> AdminDoor:
-    """Listen where `[admin]` says; addresses that are listened on already are shared. Raises `ListenError`."""
+async def open_door(
+    settings: Admin,
+    before: AdminDoor | None = None,
+    inherited: Callable[[str], list[socket.socket]] = lambda _uri: [],
+) -> AdminDoor:
+    """Listen where `[admin]` says; addresses that are listened on already are shared. `inherited` gives the
+    sockets of another process's by their address, if it has any: their files stay that one's until we
+    `take_back`. Raises `ListenError`.
+    """
     await trio.to_thread.run_sync(_check_files, settings, abandon_on_cancel=True)
     made = AdminDoor(settings, ControlSocket(None))
     try:
@@ -116,6 +141,10 @@ async def open_door(settings: Admin, before: AdminDoor | None = None) -> AdminDo
                 if uri.path is not None:
                     made.shares[uri.path] = stat.S_IMODE(uri.path.stat().st_mode)
                     uri.path.chmod(settings.socket_mode)
+            elif given := inherited(str(uri)):
+                made.sockets[uri] = given
+                if uri.path is not None:
+                    made.keeps_files.add(uri.path)
             else:
                 made.sockets[uri] = await _listen(uri, settings.socket_mode)
     except BaseException as error:
@@ -186,18 +215,19 @@ class Web:
         """Have it, and have others follow it."""
         if self._door.closed.is_set():
             return
-        self._door.ended = trio.Event()
+        closed, ended = self._door.closed, trio.Event()  # there may be others when we have ended
+        self._door.ended = ended
         try:
             async with trio.open_nursery() as nursery:
 
                 async def until_closed() -> None:
-                    await self._door.closed.wait()
+                    await closed.wait()
                     nursery.cancel_scope.cancel()
 
                 nursery.start_soon(until_closed)
                 await self._run()
         finally:
-            self._door.ended.set()
+            ended.set()
 
     async def _run(self) -> None:
         for uri in self._door.uris:

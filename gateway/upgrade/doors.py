@@ -10,26 +10,27 @@ from __future__ import annotations
 import os
 import socket
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from gateway.config import Listen
+from gateway.config import AdminUri, Listen
 from gateway.handover.homes import door_of
 from gateway.handover.message import MAX_DESCRIPTORS, ChannelMessage, NotUnderstood
 from gateway.net.listen import Listener
 
 Door = tuple[object, ...]
 
-LISTEN, CONTROL, PIDFILE = "listen", "control", "pidfile"
+LISTEN, CONTROL, ADMIN, PIDFILE = "listen", "control", "admin", "pidfile"
 
 
 def doors_said(
     listeners: Sequence[Listener],
     control: tuple[Path, trio.SocketListener] | None,
+    admin: Mapping[AdminUri, Sequence[socket.socket]],
     pidfile: int | None,
     **said: object,
 ) -> Iterator[ChannelMessage]:
@@ -45,6 +46,9 @@ def doors_said(
     if control is not None:
         doors.append({"what": CONTROL, "door": [str(control[0])]})
         descriptors.append(control[1].socket.fileno())
+    for uri, sockets in admin.items():
+        doors += [{"what": ADMIN, "door": [str(uri)]}] * len(sockets)
+        descriptors += [each.fileno() for each in sockets]
     if pidfile is not None:
         doors.append({"what": PIDFILE, "door": []})
         descriptors.append(pidfile)
@@ -63,6 +67,7 @@ class Inherited:
     def __init__(self) -> None:
         self._listening: defaultdict[Door, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
         self._control: dict[str, int] = {}
+        self._admin: defaultdict[str, list[int]] = defaultdict(list)
         self.pidfile: int | None = None
         """A pidfile that it holds, and so do we."""
         self.taken: list[list[object]] = []
@@ -86,6 +91,8 @@ class Inherited:
                 self._listening[door].append((descriptor, said))
             elif what == CONTROL:
                 self._control[str(door[0])] = descriptor
+            elif what == ADMIN:
+                self._admin[str(door[0])].append(descriptor)
             elif what == PIDFILE:
                 self.pidfile = descriptor
             else:
@@ -113,13 +120,22 @@ class Inherited:
         self.taken.append([CONTROL, str(path)])
         return _listening(descriptor)
 
+    def admin(self, uri: str) -> list[socket.socket]:
+        """Give the sockets of an address of `[admin]`, if the other process has any."""
+        descriptors = self._admin.pop(uri, [])
+        if descriptors:
+            self.taken.append([ADMIN, uri])
+        return [socket.socket(fileno=each) for each in descriptors]
+
     def close(self) -> None:
         """Close what was not taken."""
         left = [each[0] for there in self._listening.values() for each in there]
+        left += [each for there in self._admin.values() for each in there]
         for descriptor in (*left, *self._control.values()):
             os.close(descriptor)
         self._listening.clear()
         self._control.clear()
+        self._admin.clear()
 
 
 def _listening(descriptor: int) -> trio.SocketListener:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import trio
 
 from gateway.admin.control import ControlSocket
+from gateway.config import AdminUri
 from gateway.handover.given import Door, Given
 from gateway.handover.homes import door_of
 from gateway.identity import Identity
@@ -27,6 +28,16 @@ class HeldFile(Protocol):
         ...
 
 
+class HeldAdmin(Protocol):
+    """What `[admin]` listens on."""
+
+    sockets: dict[AdminUri, list[socket.socket]]
+
+    def hand_over(self, taken: Collection[str]) -> None:
+        """Another process serves these addresses; listen nowhere else."""
+        ...
+
+
 class HostDoors(Protocol):
     """Where clients and commands are taken."""
 
@@ -38,6 +49,11 @@ class HostDoors(Protocol):
     @property
     def control(self) -> ControlSocket | None:
         """Where the gateway is spoken to."""
+        ...
+
+    @property
+    def admin(self) -> HeldAdmin | None:
+        """What `[admin]` listens on."""
         ...
 
     def accept(self, listener: Listener) -> None:

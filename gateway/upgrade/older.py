@@ -22,7 +22,7 @@ from gateway.handover.homes import door_of
 from gateway.handover.message import ChannelMessage, NotUnderstood, common
 from gateway.net.listen import ListenError, open_listener
 from gateway.upgrade.children import commands_of
-from gateway.upgrade.doors import CONTROL, LISTEN, PIDFILE, doors_said
+from gateway.upgrade.doors import ADMIN, CONTROL, LISTEN, PIDFILE, doors_said
 from gateway.upgrade.draining import Draining
 from gateway.upgrade.host import Started, UpgradeHost, listener_at
 from gateway.upgrade.steps import Act, Happening, OlderIs, older_step
@@ -190,6 +190,7 @@ class Older:
             for message in doors_said(
                 host.listeners,
                 None if control is None else (control.path, control.listening),
+                {} if host.doors.admin is None else host.doors.admin.sockets,
                 None if file is None else file.fd,
                 version=__version__,
                 pid=os.getpid(),
@@ -247,6 +248,9 @@ class Older:
             command.started = partial(self._say_runs, upstream)
             if (running := command.running) is not None:
                 self._say_runs(upstream, running[0])
+        file = self._host.doors.pidfile
+        if file is not None:  # the newer process writes its number there as soon as it hears this
+            file.is_ours = [PIDFILE] not in self._doors_taken
         self._say(ChannelMessage("go", {"deadline": self._deadline_seconds}))
         self._host.tasks.start_soon(
             self._late, OlderIs.GOING, SERVING_SECONDS, "the newer process did not serve"
@@ -257,21 +261,21 @@ class Older:
 
     def _say_done(self) -> None:
         self._done = True
-        host = self._host
+        host, taken = self._host, self._doors_taken
         for listener in host.listeners:
             listener.file_is_ours = [
                 LISTEN,
                 *door_of(listener.settings.uri),
-            ] not in self._doors_taken
+            ] not in taken
             if listener.file_is_ours:  # its clients would wait for nobody
                 host.tasks.start_soon(listener.aclose)
-        control, file = host.doors.control, host.doors.pidfile
+        control = host.doors.control
         if control is not None:
-            control.file_is_ours = [CONTROL, str(control.path)] not in self._doors_taken
+            control.file_is_ours = [CONTROL, str(control.path)] not in taken
             if control.file_is_ours:
                 host.tasks.start_soon(control.aclose)
-        if file is not None:
-            file.is_ours = [PIDFILE] not in self._doors_taken
+        if host.doors.admin is not None:  # who has asked there for the upgrade is answered still
+            host.doors.admin.hand_over([str(door[1]) for door in taken if door[0] == ADMIN])
         if self._deadline_seconds is not None:
             self.deadline_at = trio.current_time() + self._deadline_seconds
         assert self._process is not None

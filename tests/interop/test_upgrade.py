@@ -260,65 +260,57 @@ def test_what_fails_changes_nothing(
     assert log.count("not upgraded, and all is as it was") >= 4
 
 
-# --- Deaths
+TOKEN = "full-0123456789abcdef0123"
 
 
-def slow_program(workdir: Path, seconds: int = 1000) -> Path:
-    """A newer version that takes long to begin."""
-    program = workdir / "newer"
-    program.write_text(
-        f'#!/bin/sh\n[ "$1" = serve ] && touch {workdir}/begun && '
-        f"while [ ! -e {workdir}/go ]; do sleep 0.05; done\n"
-        f'exec {sys.executable} -m gateway "$@"\n'
-    )
-    program.chmod(0o755)
-    return program
+def asked_by_http(uri: str, verb: str, **arguments: object) -> Any:
+    """What one is told who asks by HTTP, by POST if there is something to say; a Unix socket's path is in
+    brackets."""
+    path = uri.removeprefix("http+unix://")
+    where = uri if path == uri else "http://localhost"
+    more = ["--unix-socket", path] if path != uri else []
+    said = ["--json", json.dumps(arguments)] if arguments else []
+    token = ["-H", f"Authorization: Bearer {TOKEN}"]
+    return json.loads(run("curl", "-sS", *more, *token, *said, f"{where}/api/v1/{verb}"))
 
 
-@pytest.mark.parametrize("whom", ["older", "newer"])
-@pytest.mark.parametrize("when", ["it is prepared", "both serve"])
-def test_whoever_is_killed_the_other_one_serves(
-    servers: Servers, workdir: Path, gateways: list[Upgraded], whom: str, when: str
+def test_the_admin_interface_goes_along(
+    servers: Servers, workdir: Path, gateways: list[Upgraded]
 ) -> None:
+    """The upgrade is asked for there, and answered; then the newer process is asked, at the same sockets."""
     upstream = servers.nbdkit("memory", f"{4 * MIB}")
-    gateway = Upgraded(workdir, disks(f'uri = "{upstream.uri}"'))
+    tokens, unix, tcp = workdir / "tokens", workdir / "admin", f"http://127.0.0.1:{free_port()}"
+    tokens.write_text(f"full ops {TOKEN}\n")
+    tokens.chmod(0o600)
+    admin = f'[admin]\nuri = ["{tcp}", "http+unix://{unix}"]\ntokens = "{tokens}"\n'
+    gateway = Upgraded(workdir, admin + disks(f'uri = "{upstream.uri}"'))
     gateways.append(gateway)
-    older = gateway.pid
-    here = verifying(gateway.uri(), 0)
-    wait_until(lambda: "begun" in here.output, "it has begun")
-    if when == "it is prepared":
-        asks = Process(
-            *(sys.executable, "-m", "gateway", "upgrade", "--socket", gateway.socket),
-            *("--program", slow_program(workdir)),
+    wait_until(lambda: attempt("curl", "-s", f"{tcp}/live").status == 0, "it is there")
+    stays = verifying(gateway.uri(), 0)
+    wait_until(lambda: "begun" in stays.output, "it has begun")
+    first = gateway.pid
+    answer = asked_by_http(tcp, "upgrade", deadline=1000)
+    wait_until(lambda: gateway.pid != first, "the newer process serves")
+    gateway.all.append(gateway.pid)
+    assert answer["ok"] is True, answer
+    for uri in (tcp, f"http+unix://{unix}"):
+        wait_until(
+            lambda: (asked_by_http(uri, "status")["older"] or {}).get("pid") == first,  # noqa: B023
+            "the newer process answers",
         )
-        wait_until((workdir / "begun").exists, "the newer process has begun")
-        [newer] = children_of(older)
-        gateway.all.append(newer)
-        os.kill(older if whom == "older" else newer, signal.SIGKILL)
-        assert asks.wait() == 1
-        (workdir / "go").touch()
-        there = None
-    else:
-        gateway.upgraded()
-        newer = gateway.pid
-        there = verifying(gateway.uri(), 1)
-        wait_until(lambda: "begun" in there.output, "it has begun")
-        os.kill(older if whom == "older" else newer, signal.SIGKILL)
-    wait_until(lambda: gateway.asked().status == 0, "somebody serves")
-    wait_until(lambda: gateway.pid == (newer if whom == "older" else older), "by its number")
-    for client in filter(None, (here, there)):
-        client.stop()
-        seen = json.loads(client.output.splitlines()[-1])
-        assert seen["bad"] == []
-        # Those of the killed one connect again; both are the older one's here.
-        if whom == "newer":
-            assert (seen["reconnects"], seen["refused"]) == (0, [])
-    gateway.ended(gateway.upgraded())
+    os.kill(gateway.pid, signal.SIGKILL)
+    wait_until(lambda: gateway.pid == first, "the older one serves again")
+    for uri in (tcp, f"http+unix://{unix}"):
+        wait_until(lambda: asked_by_http(uri, "status")["older"] is None, "and answers")  # noqa: B023
+    gateway.upgraded()
+    assert fine(stays)["reconnects"] == 0
+    gateway.ended(first)
+    assert unix.exists()
     gateway.end()
+    assert not unix.exists()
 
 
-def children_of(pid: int) -> list[int]:
-    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+# --- Deaths
 
 
 def test_a_server_of_a_killed_process_is_started_once(

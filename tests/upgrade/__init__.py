@@ -1,1 +1,4 @@
-"""Tests of upgrades: their tables, and real gateways that take each other's place."""
+"""Tests of upgrades: their tables, and real gateways that take each other's place.
+
+mortal/    has a process die at a certain point of one
+"""
