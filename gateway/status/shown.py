@@ -84,9 +84,7 @@ async def gateway_shown(
         "negotiations": len(service.negotiations),
         "stuck_sessions": len(stuck_ones),
         "stuck": [_stuck_shown(service, stuck, each) for each in longest],
-        "upstreams": [
-            upstream_shown(service, each, by_server[id(each)]) for each in service.led_to
-        ],
+        "upstreams": upstreams_shown(service, by_server),
         "paused": sorted(service.paused),
         "pauses": [
             {"export": name, "by": paused.by, "since": iso_time(paused.since)}
@@ -247,14 +245,25 @@ async def _export_shown(
     }
 
 
-def upstream_shown(service: Service, server: Server, sessions: int) -> Shown:
-    """Show one upstream, which has so many sessions."""
+def upstreams_shown(service: Service, sessions: Mapping[int, int]) -> list[Shown]:
+    """Show all upstreams; `sessions` says by their `id` how many each has. Those may be on a connection of
+    another that leads to the same disks, and that is counted there.
+    """
+    found, serving = [], {each.disks for each in service.led_to if each.serves}
+    for each in service.led_to:
+        its = sessions.get(id(each), 0)
+        serves = each.serves or (its > 0 and each.disks in serving)
+        found.append(_upstream_shown(service, each, its, serves=serves))
+    return found
+
+
+def _upstream_shown(service: Service, server: Server, sessions: int, *, serves: bool) -> Shown:
     return {
         "upstream": server.name,
         "servers": [str(uri) for uri in server.settings.nbd_uris],
         "required": server.settings.required,
-        "state": _state(server),
-        "why": server.why_down or None,
+        "state": _state(server, serves=serves),
+        "why": server.why_down or (None if serves else server.unusable) or None,
         "sessions": sessions,
         "connections": sum(sock.fileno() >= 0 for sock in server.links),
         "most_connections": server.settings.max_connections,
@@ -263,7 +272,9 @@ def upstream_shown(service: Service, server: Server, sessions: int) -> Shown:
     }
 
 
-def _state(server: Server) -> str:
+def _state(server: Server, *, serves: bool) -> str:
     if server.connector.disabled:
         return "disabled"
-    return "down" if server.down else "up" if server.serves else "unknown"
+    if server.down:
+        return "down"
+    return "up" if serves else "down" if server.unusable else "unknown"

@@ -34,7 +34,7 @@ from gateway.status.shown import (
     exports_shown,
     gateway_shown,
     session_shown,
-    upstream_shown,
+    upstreams_shown,
 )
 from gateway.status.stuck import SESSIONS_AT_A_TIME, Stuck
 from gateway.status.waits import what_waits
@@ -129,8 +129,7 @@ def verbs_of(service: Service, stuck: Stuck, house: House) -> dict[str, Verb]:
     async def upstreams(arguments: Mapping[str, Any]) -> ControlAnswer:
         no_arguments(arguments)
         sessions = Counter(id(each.opened.location.server) for each in service.running)
-        page = [upstream_shown(service, each, sessions[id(each)]) for each in service.led_to]
-        return ControlAnswer(True, data={"upstreams": page})
+        return ControlAnswer(True, data={"upstreams": upstreams_shown(service, sessions)})
 
     async def disconnect(arguments: Mapping[str, Any]) -> ControlAnswer:
         asked = _texts(arguments, ("session", "reason"))
