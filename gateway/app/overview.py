@@ -67,6 +67,15 @@ class Overview:
         found = () if keyring is None else keyring.warnings(datetime.now(UTC))
         return [{"of": whose, "what": what} for whose, what in found]
 
+    def expiries_shown(self) -> list[dict[str, Any]]:
+        """See `House`."""
+        keyring, now = self._standing.keyring, datetime.now(UTC)
+        ends = {} if keyring is None else keyring.ends
+        return [
+            {"file": str(path), "seconds": round((end - now).total_seconds())}
+            for path, end in ends.items()
+        ]
+
     def sessions_end_in_seconds(self) -> float | None:
         """See `House`."""
         return _rounded(self._leaving.seconds_left)

@@ -67,6 +67,9 @@ class House(Protocol):
     def terms_shown(self) -> list[Shown]:
         """Show how long certificates are valid, the first to end first."""
 
+    def expiries_shown(self) -> list[Shown]:
+        """Show how long each file of certificates is valid still."""
+
     def drain(self, listener: str | None, seconds: float | None) -> list[str]:
         """Take no more clients at a listener, by its URI (None: at all), and end its sessions in so long (None:
         never). Give what was done; nothing, if there is no such listener.
@@ -101,6 +104,7 @@ def verbs_of(service: Service, stuck: Stuck, house: House) -> dict[str, Verb]:
             began=house.began,
             listeners=listeners,
             terms=terms,
+            expiries=house.expiries_shown(),
             sessions_end_in_seconds=house.sessions_end_in_seconds(),
             older=house.older_shown(),
         )
