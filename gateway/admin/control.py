@@ -63,7 +63,11 @@ REQUEST_SECONDS = 5
 """How long a client may take to send its line, and to take the answer."""
 
 MAX_CLIENTS = 16
-"""How many are heard at a time; each waits for those before it. More are told to come again."""
+"""How many are heard at a time. Where one more comes, whoever has sent no line for longest has to go; if all
+have sent one, whoever comes is told to come again."""
+
+MAX_TURNED_AWAY = 16
+"""How many of those who may not ask, or are to come again, are given time to read that. More are hung up on."""
 
 
 def _reraise(error: BaseException) -> None:
@@ -152,7 +156,11 @@ class ControlSocket:
         self._verbs: Mapping[str, Verb] = {}
         self._heard: Callable[[Asked], None] = lambda _asked: None
         self._failed: Callable[[BaseException], None] = _reraise
-        self._clients = 0
+        self._answering = 0
+        self._at_work = 0
+        self._turned_away = 0
+        self._silent: dict[trio.CancelScope, None] = {}
+        """Those that have sent no line yet, who came first before the others."""
         self.listening = listening or (open_nameless() if path is None else open_unix(path, MODE))
         self.path = path or Path(self.listening.socket.getsockname().decode())
         self._closed = False
@@ -187,7 +195,7 @@ class ControlSocket:
     @property
     def answering(self) -> bool:
         """Somebody waits for an answer."""
-        return self._clients > 0
+        return self._answering > 0
 
     async def serve(self, stream: trio.SocketStream) -> None:
         """Answer one client. Never raises for anything that it does, nor for a bug of ours."""
@@ -198,12 +206,20 @@ class ControlSocket:
 
     async def _serve(self, stream: trio.SocketStream) -> None:
         async with stream:
-            self._clients += 1
+            unix = peer_of(stream.socket).unix
+            if unix is None or unix.uid not in (0, os.geteuid()):
+                await self._turn_away(stream, "only the gateway's own user and root may ask")
+                return
+            if not self._has_room():
+                why = f"{MAX_CLIENTS} others are being answered, come again"
+                await self._turn_away(stream, why)
+                return
+            self._answering += 1
             try:
-                answer = await self._answer(stream)
+                answer = await self._answer(stream, unix)
                 taken = answer is not None and await _is_taken(stream, answer)
             finally:
-                self._clients -= 1
+                self._answering -= 1
             if answer is None or answer.undo is None:
                 return
             if taken and answer.then is not None:
@@ -213,16 +229,40 @@ class ControlSocket:
             if answer.while_connected or not taken:
                 await answer.undo()
 
-    async def _answer(self, stream: trio.SocketStream) -> ControlAnswer | None:
+    def _has_room(self) -> bool:
+        """Say whether one more is heard; who has been silent for longest has to go for it."""
+        if len(self._silent) + self._at_work < MAX_CLIENTS:
+            return True
+        if not self._silent:
+            return False
+        longest = next(iter(self._silent))
+        del self._silent[longest]
+        longest.cancel()
+        return True
+
+    async def _turn_away(self, stream: trio.SocketStream, why: str) -> None:
+        if self._turned_away < MAX_TURNED_AWAY:
+            self._turned_away += 1
+            try:
+                await _is_taken(stream, _no(why))
+            finally:
+                self._turned_away -= 1
+
+    async def _first_line(self, stream: trio.SocketStream) -> bytes:
+        """Receive a request. Raises `Misunderstood`, `trio.TooSlowError`, `trio.BrokenResourceError`."""
+        with trio.CancelScope() as silent:
+            self._silent[silent] = None
+            try:
+                with trio.fail_after(REQUEST_SECONDS):
+                    return await line_from(stream, MAX_REQUEST_BYTES)
+            finally:
+                self._silent.pop(silent, None)
+        raise Misunderstood("no line came, and others want to ask")
+
+    async def _answer(self, stream: trio.SocketStream, unix: UnixPeer) -> ControlAnswer | None:
         """Do what is asked; None: who asked has gone, and it was undone."""
-        unix = peer_of(stream.socket).unix
-        if unix is None or unix.uid not in (0, os.geteuid()):
-            return _no("only the gateway's own user and root may ask")
-        if self._clients > MAX_CLIENTS:
-            return _no(f"{MAX_CLIENTS} others are being answered, come again")
         try:
-            with trio.fail_after(REQUEST_SECONDS):
-                request = _request(await line_from(stream, MAX_REQUEST_BYTES))
+            request = _request(await self._first_line(stream))
             name = request.pop("verb")
             asked_by = request.pop("asked-by", None)
             verb = self._verbs.get(name)
@@ -235,7 +275,11 @@ class ControlSocket:
         except trio.BrokenResourceError:
             return None
         _asking.set(f"process {unix.pid} of user {unix.uid}" if asked_by is None else asked_by)
-        answer = await self._done(verb, request, stream)
+        self._at_work += 1
+        try:
+            answer = await self._done(verb, request, stream)
+        finally:
+            self._at_work -= 1
         self._heard(Asked(name, request, unix, answer, asked_by))
         return answer
 

@@ -59,9 +59,7 @@ class Leaving:
 
 
 class Drained:
-    """Listeners that take no more clients, by the URIs of their settings, and when their sessions end. A reload
-    keeps them.
-    """
+    """Listeners that take no more clients, by their URIs, and when their sessions end. A reload keeps them."""
 
     def __init__(self, service: Service) -> None:
         self._service = service

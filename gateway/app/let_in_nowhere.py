@@ -31,7 +31,7 @@ class LetInNowhere:
 
     def add(self, listener: Listener, stream: trio.SocketStream, why: str) -> None:
         """A client has come to a listener and is turned away."""
-        uri = str(listener.settings.uri)
+        uri = str(listener.uri)
         self._handshakes[uri, Became.TURNED_AWAY] += 1
         self._tally.add((uri, why), peer_of(stream.socket).peer)
 

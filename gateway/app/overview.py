@@ -37,13 +37,13 @@ class Overview:
 
     def is_drained(self, listener: Listener) -> bool:
         """Say whether no more clients are taken there."""
-        return str(listener.settings.uri) in self._drained
+        return str(listener.uri) in self._drained
 
     @property
     def drained(self) -> list[str]:
-        """The URIs of the settings of listeners at which no more clients are taken."""
+        """The URIs of listeners at which no more clients are taken."""
         there = self._standing.doors.listeners
-        return [str(each.settings.uri) for each in there if self.is_drained(each)]
+        return [str(each.uri) for each in there if self.is_drained(each)]
 
     def listeners_shown(self) -> list[dict[str, Any]]:
         """See `House`."""
@@ -54,9 +54,7 @@ class Overview:
                 "clients": self._clients.get(listener, 0),
                 "most_clients": listener.settings.max_connections,
                 "drained": self.is_drained(listener),
-                "sessions_end_in_seconds": _rounded(
-                    self._drained.seconds_left(str(listener.settings.uri))
-                ),
+                "sessions_end_in_seconds": _rounded(self._drained.seconds_left(str(listener.uri))),
                 "handshakes": _at(listener, self._service.counts.handshakes),
                 "tls_versions": _at(listener, self._service.counts.tls),
             }
@@ -68,6 +66,15 @@ class Overview:
         keyring = self._standing.keyring
         found = () if keyring is None else keyring.warnings(datetime.now(UTC))
         return [{"of": whose, "what": what} for whose, what in found]
+
+    def expiries_shown(self) -> list[dict[str, Any]]:
+        """See `House`."""
+        keyring, now = self._standing.keyring, datetime.now(UTC)
+        ends = {} if keyring is None else keyring.ends
+        return [
+            {"file": str(path), "seconds": round((end - now).total_seconds())}
+            for path, end in ends.items()
+        ]
 
     def sessions_end_in_seconds(self) -> float | None:
         """See `House`."""
@@ -88,7 +95,7 @@ class Overview:
         found = self._found(listener)
         ends = "" if seconds is None else f", and may go on for {seconds:g} s"
         for each in found:
-            self._drained.add(str(each.settings.uri), seconds)
+            self._drained.add(str(each.uri), seconds)
         return [
             f"{each.uri} takes no more clients; {self._clients.get(each, 0)} are there{ends}"
             for each in found
@@ -98,7 +105,7 @@ class Overview:
         """See `House`."""
         found = self._found(listener)
         for each in found:
-            self._drained.discard(str(each.settings.uri))
+            self._drained.discard(str(each.uri))
         if listener is None:
             self._drained.clear()
         return [f"{each.uri} takes clients" for each in found]
@@ -115,5 +122,5 @@ def _rounded(seconds: float | None) -> float | None:
 
 def _at(listener: Listener, counted: Mapping[tuple[str, str], int]) -> dict[str, int]:
     """Give what was counted at a listener."""
-    uri = str(listener.settings.uri)
+    uri = str(listener.uri)
     return {str(what): times for (where, what), times in counted.items() if where == uri}

@@ -442,7 +442,7 @@ class _Run:
         self, listener: Listener, stream: trio.SocketStream, given: Given | None = None
     ) -> None:
         log = self._service.log
-        listen = listener.settings
+        listen, reached = listener.settings, str(listener.uri)
         session_id = new_id() if given is None else given.session_id
         counts = given is None or not given.via_tls  # else it has a place where its TLS is
         self._count(listener, 1, counts=counts)
@@ -457,14 +457,16 @@ class _Run:
                 async with stream:
                     tls = self._session_of(listen)
                     if given is not None:
-                        await serve_given(self._service, listen, stream, given, tls)
+                        await serve_given(
+                            self._service, listen, stream, given, tls, reached=reached
+                        )
                     elif self._overview.is_drained(listener):
                         self._turned_away.add(listener, stream, "the listener is drained")
                     elif here > listen.max_connections:
                         why = f"{listen.max_connections} are connected"
                         self._turned_away.add(listener, stream, why)
                     elif await serve_client(
-                        self._service, listen, stream, tls, session_id=session_id
+                        self._service, listen, stream, tls, session_id=session_id, reached=reached
                     ):
                         self._had_client = True
         except (Exception, SystemExit):

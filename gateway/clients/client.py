@@ -45,13 +45,17 @@ async def serve_client(
     tls: ChooseSession | None = None,
     *,
     session_id: str | None = None,
+    reached: str | None = None,
 ) -> bool:
     """Serve one client until it has gone; say whether it was one, and has asked for something. Never raises for
     anything that a peer does.
 
     `tls` is there if the listener has TLS. `session_id` is what the log knows the client by; None: a new one.
+    `reached` is the URI by which clients reach the listener; None: the one that it has in the configuration,
+    whose port may be left to the kernel.
     """
     session_id = session_id or new_id()
+    reached = reached or str(listen.uri)
     with suppress(OSError):  # it may have gone already
         tune(
             stream.socket,  # type: ignore[arg-type] # a Trio socket has what is needed of a plain one
@@ -63,12 +67,12 @@ async def serve_client(
     log = naming(peer, service.log, session_id)
     who = await _introduced(stream, peer, listen, log)
     if who is None:
-        service.counts.handshakes[str(listen.uri), Became.INTRODUCED_WRONGLY] += 1
+        service.counts.handshakes[reached, Became.INTRODUCED_WRONGLY] += 1
         return False
     if who is not peer:
         log = naming(who, log, session_id).bind(via=peer.peer)
     return await _served(
-        NegotiatingClient(service, listen, stream, tls, who, session_id, log), began
+        NegotiatingClient(service, listen, reached, stream, tls, who, session_id, log), began
     )
 
 
@@ -78,13 +82,23 @@ async def serve_given(
     stream: trio.SocketStream,
     given: Given,
     tls: ChooseSession | None = None,
+    *,
+    reached: str | None = None,
 ) -> bool:
     """Serve one that another process has handed over, which was tuned and introduced there; else like
     `serve_client`.
     """
     log = naming(given.identity, service.log, given.session_id)
     client = NegotiatingClient(
-        service, listen, stream, tls, given.identity, given.session_id, log, given
+        service,
+        listen,
+        reached or str(listen.uri),
+        stream,
+        tls,
+        given.identity,
+        given.session_id,
+        log,
+        given,
     )
     return await _served(client, trio.current_time() - given.seconds)
 
@@ -92,7 +106,7 @@ async def serve_given(
 async def _served(client: NegotiatingClient, began: float) -> bool:
     """Serve a client that connected at `began`."""
     log, listen = client.log, client.listen
-    handshakes, listener = client.handshakes, str(listen.uri)
+    handshakes, listener = client.handshakes, client.listener
     became = Became.LEFT
     try:
         if listen.style == "oldstyle":

@@ -82,6 +82,7 @@ class NegotiatingClient:
         self,
         service: Service,
         listen: Listen,
+        listener: str,
         stream: trio.SocketStream,
         tls: Callable[[bytes], TlsSession | None] | None,
         who: Identity,
@@ -92,6 +93,8 @@ class NegotiatingClient:
         self._service = service
         self.handshakes = service.counts.handshakes
         self.listen = listen
+        self.listener = listener
+        """The URI by which it came."""
         self._session_id = session_id
         self.home: GoneHome | None = None
         """Its home is another process, which has it now."""
@@ -116,7 +119,6 @@ class NegotiatingClient:
         self.time = Allowance(listen.handshake_seconds)
         """How long the whole negotiation may take."""
         self._presence = Presence(service.hub, stream.socket, lambda: has_left(self.stream))
-        self._listener = str(listen.uri)
         self._inquiry = self._new_inquiry()
 
     def _new_inquiry(self) -> Inquiry:
@@ -124,7 +126,7 @@ class NegotiatingClient:
             self._service,
             self._core,
             self.identity,
-            self._listener,
+            self.listener,
             self._presence.patiently,
             self.log,
             session_id=self._session_id,
@@ -259,7 +261,7 @@ class NegotiatingClient:
             )
         except (TlsError, NotAdmitted) as error:
             raise TlsFailed(f"TLS: {error}") from None
-        self._service.counts.tls[self._listener, stream.version or "unknown"] += 1
+        self._service.counts.tls[self.listener, stream.version or "unknown"] += 1
         negotiations = self._service.negotiations
         negotiations.discard(self._core)
         negotiations.add(secured)

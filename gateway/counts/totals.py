@@ -37,6 +37,8 @@ class Totals:
     """How many of them have failed."""
     refused: Counter[tuple[str, str]] = field(default_factory=Counter)
     """How many of these without the server."""
+    losses: int = 0
+    """How often something may have been lost that a session relies on, counted for each of them."""
     seconds: ByCommand = field(default_factory=ByCommand)
     """How long some of them took. Sessions add to it as they go on (`gateway.scan.timing`), so `add` does
     not.
@@ -50,6 +52,7 @@ class Totals:
         self.bytes.update(other.bytes)
         self.errors.update(other.errors)
         self.refused.update(other.refused)
+        self.losses += other.losses
 
     def as_said(self) -> dict[str, object]:
         """Give it in names and numbers."""
@@ -60,6 +63,7 @@ class Totals:
             "bytes": dict(self.bytes),
             "errors": in_words(self.errors),
             "refused": in_words(self.refused),
+            "losses": self.losses,
             "seconds": as_said(self.seconds),
         }
 
@@ -108,6 +112,8 @@ class Counts:
         self._all = Totals()
         self.handshakes: Counter[tuple[str, str]] = Counter()
         """How many clients have come to a listener (its URI), by what became of each: see `Became`."""
+        self.ended: Counter[tuple[str, str]] = Counter()
+        """How many sessions have ended, by the URI of the listener that they came by, and the cause."""
         self.tls: Counter[tuple[str, str]] = Counter()
         """How many of them have gone over to TLS, by listener and version."""
         self.upstream_seconds: dict[str, ByCommand] = {}

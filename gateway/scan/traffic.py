@@ -202,6 +202,11 @@ class Traffic:
         """A request would be refused if what is only observed were in force."""
         self.observed.refuse(command_named(word), would.error.name, would.text)
 
+    @property
+    def commands_in_flight(self) -> int:
+        """How many of the client's commands are under way, those that wait here among them."""
+        return len(self.in_flight) + self.jobs.waiting
+
     def new_cookie(self) -> int:
         """Give a cookie that this link has not seen. (`RequestScan.feed` does the same in line.)"""
         self.last_cookie += 1

@@ -131,7 +131,7 @@ class Holding:
         for running in self.sessions(*exports):
             session, traffic = running.relaying, running.traffic
             if not session.quiet:
-                what = f"{len(traffic.in_flight) + traffic.jobs.waiting} commands under way"
+                what = f"{traffic.commands_in_flight} commands under way"
                 client = running.membership.session.client.identity.peer
                 busy.append(f"{client} ({what if session.between_requests else 'half a request'})")
         for disk in {disk for export in exports for disk in self.disks(export)}:

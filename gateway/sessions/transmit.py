@@ -97,6 +97,7 @@ async def transmit(
         teller.tell_the_end()
         _log_end(running, log)
         service.counts.add(running.opened.counted_as, totals_of(running))
+        service.counts.ended[membership.session.client.listener, str(session.cause)] += 1
         told = membership.session
         told.commands, told.refused, told.why = traffic.last_cookie, traffic.refused, session.reason
         told.bytes_from_client, told.bytes_to_client = session.bytes_relayed

@@ -33,6 +33,9 @@ SUMMED_AT_A_TIME = 100
 EXPORTS_AT_A_TIME = 10
 """How many exports are shown before the others have their turn: about a fifth of a millisecond."""
 
+NO_TLS = "none"
+"""In place of the version of TLS."""
+
 MOST_WAITED_FOR = 20
 """Sessions that are named, of those that the end of the gateway waits for: `sessions` has all."""
 
@@ -51,20 +54,25 @@ async def gateway_shown(
     began: float,
     listeners: Collection[Mapping[str, object]],
     terms: Collection[Mapping[str, object]],
+    expiries: Collection[Mapping[str, object]] = (),
     sessions_end_in_seconds: float | None = None,
     older: Shown | None = None,
 ) -> Shown:
-    """Show the gateway on one screen. It `began` at a time of `time.time`; `terms` are of certificates; `older`
-    is the process from before an upgrade, while it has clients.
+    """Show the gateway on one screen. It `began` at a time of `time.time`; `terms` are of certificates that are
+    over, or will be soon, `expiries` of all; `older` is the process from before an upgrade, while it has
+    clients.
     """
     running, totals = list(service.running), service.counts.all()
     stuck_ones, by_server = list[Relayed](), Counter[int]()
+    came_by = Counter[tuple[str, str]]()
     for at_a_time in in_slices(running, SUMMED_AT_A_TIME):
         for each in at_a_time:
             add_done(totals, each)
             if stuck.is_stuck(each):
                 stuck_ones.append(each)
             by_server[id(each.opened.location.server)] += 1
+            client = each.membership.session.client
+            came_by[client.listener, client.identity.tls_version or NO_TLS] += 1
         await trio.lowlevel.checkpoint()
     untold = await _count_untold(service)
     longest = sorted(stuck_ones, key=lambda each: stuck.since(each) or 0.0)[:MOST_SHOWN]
@@ -80,13 +88,12 @@ async def gateway_shown(
         if service.draining
         else [],
         "listeners": list(listeners),
+        "came_by": _came_by(came_by, service.counts.ended),
         "sessions": len(running),
         "negotiations": len(service.negotiations),
         "stuck_sessions": len(stuck_ones),
         "stuck": [_stuck_shown(service, stuck, each) for each in longest],
-        "upstreams": [
-            upstream_shown(service, each, by_server[id(each)]) for each in service.led_to
-        ],
+        "upstreams": upstreams_shown(service, by_server),
         "paused": sorted(service.paused),
         "pauses": [
             {"export": name, "by": paused.by, "since": iso_time(paused.since)}
@@ -98,6 +105,7 @@ async def gateway_shown(
         "disks_with_losses_untold": untold,
         "tickets": None if service.tickets is None else len(service.tickets),
         "certificates": list(terms),
+        "expiries": list(expiries),
         "totals": totals.as_said(),
         "hub": service.hub.pace.as_said(),
         "events": [
@@ -107,6 +115,16 @@ async def gateway_shown(
     }
 
 
+def _came_by(there: Mapping[tuple[str, str], int], ended: Mapping[tuple[str, str], int]) -> Any:
+    """Say of each listener, also of those that are no more, which sessions have come by it."""
+    found: dict[str, Shown] = {}
+    for key, counted in (("sessions", there), ("ended", ended)):
+        for (listener, what), times in counted.items():
+            its = found.setdefault(listener, {"listener": listener, "sessions": {}, "ended": {}})
+            its[key][what] = times
+    return list(found.values())
+
+
 def _waited_for(running: Relayed) -> Shown:
     """Say of a session which keeps the gateway from its end what an operator looks for first."""
     client, traffic = running.membership.session.client, running.traffic
@@ -114,7 +132,7 @@ def _waited_for(running: Relayed) -> Shown:
         "session": client.id,
         "export": running.name,
         "client": client.identity.peer,
-        "in_flight": len(traffic.in_flight) + traffic.jobs.waiting,
+        "in_flight": traffic.commands_in_flight,
     }
 
 
@@ -154,7 +172,7 @@ def session_shown(service: Service, stuck: Stuck, running: Relayed) -> Shown:
         "connections": opened.uplink.connections.get("connections", 1),
         "shared": bool(opened.uplink.connections.get("shared")),
         "quirks": list(opened.uplink.quirks),
-        "in_flight": len(traffic.in_flight) + traffic.jobs.waiting,
+        "in_flight": traffic.commands_in_flight,
         "requests": {command: times for command, (times, _bytes) in asked.items()},
         "bytes": {command: size for command, (_times, size) in asked.items() if size},
         "errors": in_words(traffic.errors),
@@ -247,14 +265,25 @@ async def _export_shown(
     }
 
 
-def upstream_shown(service: Service, server: Server, sessions: int) -> Shown:
-    """Show one upstream, which has so many sessions."""
+def upstreams_shown(service: Service, sessions: Mapping[int, int]) -> list[Shown]:
+    """Show all upstreams; `sessions` says by their `id` how many each has. Those may be on a connection of
+    another that leads to the same disks, and that is counted there.
+    """
+    found, serving = [], {each.disks for each in service.led_to if each.serves}
+    for each in service.led_to:
+        its = sessions.get(id(each), 0)
+        serves = each.serves or (its > 0 and each.disks in serving)
+        found.append(_upstream_shown(service, each, its, serves=serves))
+    return found
+
+
+def _upstream_shown(service: Service, server: Server, sessions: int, *, serves: bool) -> Shown:
     return {
         "upstream": server.name,
         "servers": [str(uri) for uri in server.settings.nbd_uris],
         "required": server.settings.required,
-        "state": _state(server),
-        "why": server.why_down or None,
+        "state": _state(server, serves=serves),
+        "why": server.why_down or (None if serves else server.unusable) or None,
         "sessions": sessions,
         "connections": sum(sock.fileno() >= 0 for sock in server.links),
         "most_connections": server.settings.max_connections,
@@ -263,7 +292,9 @@ def upstream_shown(service: Service, server: Server, sessions: int) -> Shown:
     }
 
 
-def _state(server: Server) -> str:
+def _state(server: Server, *, serves: bool) -> str:
     if server.connector.disabled:
         return "disabled"
-    return "down" if server.down else "up" if server.serves else "unknown"
+    if server.down:
+        return "down"
+    return "up" if serves else "down" if server.unusable else "unknown"

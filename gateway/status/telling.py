@@ -2,7 +2,8 @@
 
     {"verb": "counts"}
     {"ok": true, ..., "data": {}}
-    {"exports": [{"export": "disk", "sessions": 1, "totals": {...}}, ...]}
+    {"exports": [{"export": "disk", "sessions": 1, "in_flight": 2, "held": {"claim": 1},
+                  "losses_untold": 0, "totals": {...}}, ...]}
     {"end": true}
 
 `exports` shows pages, in an order that bears what comes and goes between two of them, and has to sort for it.
@@ -13,6 +14,7 @@ lines, each of a few exports; the last says that it is the last.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
@@ -25,6 +27,7 @@ from gateway.sessions.counted import add_done
 from gateway.sessions.service import Relayed, Service
 from gateway.status.pages import in_slices
 from gateway.status.shown import SUMMED_AT_A_TIME
+from gateway.status.waits import held_here
 
 EXPORTS_IN_A_LINE = 20
 """They are summed, and become JSON, in a third of a millisecond."""
@@ -65,14 +68,25 @@ async def tell_counts(service: Service, send: Send) -> None:
 async def _row(
     service: Service, name: str, ended: Totals, sessions: list[Relayed]
 ) -> dict[str, Any]:
-    done, count = Totals(), 0
+    done, count, in_flight, untold = Totals(), 0, 0, 0
+    held = Counter[str]()
     for some in in_slices(sessions, SUMMED_AT_A_TIME):
         for each in some:
             if each in service.running:  # else it is among those that have ended
                 add_done(done, each)
                 count += 1
+                in_flight += each.traffic.commands_in_flight
+                held.update(held_here(each))
+                untold += bool(each.traffic.debt.why)
         await trio.lowlevel.checkpoint()
     done.add(ended)
     totals = done.as_said()
     del totals["seconds"]  # metrics have them of the gateway and its upstreams
-    return {"export": name, "sessions": count, "totals": totals}
+    return {
+        "export": name,
+        "sessions": count,
+        "in_flight": in_flight,
+        "held": held,
+        "losses_untold": untold,
+        "totals": totals,
+    }

@@ -34,7 +34,7 @@ from gateway.status.shown import (
     exports_shown,
     gateway_shown,
     session_shown,
-    upstream_shown,
+    upstreams_shown,
 )
 from gateway.status.stuck import SESSIONS_AT_A_TIME, Stuck
 from gateway.status.waits import what_waits
@@ -66,6 +66,9 @@ class House(Protocol):
 
     def terms_shown(self) -> list[Shown]:
         """Show how long certificates are valid, the first to end first."""
+
+    def expiries_shown(self) -> list[Shown]:
+        """Show how long each file of certificates is valid still."""
 
     def drain(self, listener: str | None, seconds: float | None) -> list[str]:
         """Take no more clients at a listener, by its URI (None: at all), and end its sessions in so long (None:
@@ -101,6 +104,7 @@ def verbs_of(service: Service, stuck: Stuck, house: House) -> dict[str, Verb]:
             began=house.began,
             listeners=listeners,
             terms=terms,
+            expiries=house.expiries_shown(),
             sessions_end_in_seconds=house.sessions_end_in_seconds(),
             older=house.older_shown(),
         )
@@ -129,8 +133,7 @@ def verbs_of(service: Service, stuck: Stuck, house: House) -> dict[str, Verb]:
     async def upstreams(arguments: Mapping[str, Any]) -> ControlAnswer:
         no_arguments(arguments)
         sessions = Counter(id(each.opened.location.server) for each in service.running)
-        page = [upstream_shown(service, each, sessions[id(each)]) for each in service.led_to]
-        return ControlAnswer(True, data={"upstreams": page})
+        return ControlAnswer(True, data={"upstreams": upstreams_shown(service, sessions)})
 
     async def disconnect(arguments: Mapping[str, Any]) -> ControlAnswer:
         asked = _texts(arguments, ("session", "reason"))

@@ -67,6 +67,23 @@ def what_waits(running: Relayed, service: Service | None = None) -> WaitsFor | N
     return None
 
 
+def held_here(running: Relayed) -> dict[Thing, int]:
+    """Say how many requests of a session wait in the gateway, and for what. Of one that is held back before it
+    is begun there is one, for no more is read meanwhile.
+    """
+    traffic = running.traffic
+    found: dict[Thing, int] = {}
+    if running.relaying.is_held(Hold.PAUSED):
+        found[Thing.PAUSE] = 1
+    if traffic.held:
+        found[Thing.THROTTLE] = 1
+    if claims := sum(not held.is_granted for held in traffic.jobs.claiming):
+        found[Thing.CLAIM] = claims
+    if running.opened.uplink.why_away is not None and (lost := traffic.commands_in_flight):
+        found[Thing.CONNECTION] = lost
+    return found
+
+
 def _who_has_paused(running: Relayed, service: Service | None) -> str:
     paused = None if service is None else service.paused.get(running.name)
     if paused is None:

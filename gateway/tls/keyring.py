@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakValueDictionary
 
@@ -182,6 +183,16 @@ class Keyring:
                 yield whose, text
             if ring.current.exposed is not None:
                 yield whose, ring.current.exposed
+
+    @property
+    def ends(self) -> dict[Path, datetime]:
+        """When the first certificate, or list of revoked ones, of each file ends."""
+        found: dict[Path, datetime] = {}
+        for _whose, ring in self._rings():
+            for term in ring.current.terms:
+                if term.end is not None:
+                    found[term.path] = min(term.end, found.get(term.path, term.end))
+        return found
 
     def _warn(self, log: FilteringBoundLogger) -> None:
         for whose, ring in self._rings():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.upstream.allowance import Allowance
+from gateway.upstream.errors import Unreachable
 from gateway.upstream.handshake import Handshake
 from gateway.upstream.server import Server
 from gateway.upstream.slots import Slot
@@ -39,7 +40,10 @@ async def greeted(
         await handshake.greet()
         if server.tls:
             await handshake.start_tls(server.tls[reached.place]())
-    except BaseException:
+    except BaseException as error:
         await handshake.aclose()
+        if isinstance(error, Unreachable):
+            server.unusable = error.text
         raise
+    server.unusable = ""
     return handshake

@@ -73,6 +73,9 @@ class Server:
         """Connects to it."""
         self.tell: Callable[[News], None] = lambda _news: None
         """Is told when it goes down and comes back."""
+        self.unusable = ""
+        """Why the last connection to it was of no use, though it came about: its certificate, for one. Empty:
+        it was of use."""
         self.told = Said()
         """What clients' logs have been told of it."""
         self.warm: Ready | None = None

@@ -133,6 +133,22 @@ def _all_events(snapshot: Snapshot) -> Iterator[Value]:
         yield (each["event"], each["upstream"] or ""), each["times"]
 
 
+def _sessions(snapshot: Snapshot) -> Iterator[Value]:
+    """None as well, where there were some."""
+    found = {(each["listener"], "none"): 0 for each in snapshot.status["listeners"]}
+    for each in snapshot.status["listeners"]:
+        found |= {(each["listener"], version): 0 for version in each["tls_versions"]}
+    for each in snapshot.status["came_by"]:
+        found |= {(each["listener"], tls): count for tls, count in each["sessions"].items()}
+    yield from found.items()
+
+
+def _ended(snapshot: Snapshot) -> Iterator[Value]:
+    for each in snapshot.status["came_by"]:
+        for end, times in each["ended"].items():
+            yield (each["listener"], end), times
+
+
 def _handshakes(snapshot: Snapshot) -> Iterator[Value]:
     for each in snapshot.status["listeners"]:
         for became, times in each["handshakes"].items():
@@ -184,11 +200,6 @@ def _bytes(export: Mapping[str, Any]) -> Iterator[Value]:
             yield (direction,), size
 
 
-def _ended(snapshot: Snapshot) -> Iterator[Value]:
-    for end, times in snapshot.status["totals"]["ended"].items():
-        yield (end,), times
-
-
 def _quirks(snapshot: Snapshot) -> Iterator[Value]:
     for each in snapshot.status["upstreams"]:
         for quirk in each["repaired"]:
@@ -233,7 +244,13 @@ METRICS = (
         ("listener",),
         _of_listeners(lambda each: each["drained"]),
     ),
-    MetricRow("sessions", "gauge", "Sessions there are.", (), _one(lambda s: s["sessions"])),
+    MetricRow(
+        "sessions",
+        "gauge",
+        "Sessions there are, by the version of TLS (none: they came without).",
+        ("listener", "tls"),
+        _sessions,
+    ),
     MetricRow(
         "negotiations",
         "gauge",
@@ -269,13 +286,34 @@ METRICS = (
         ("listener", "version"),
         _tls,
     ),
-    MetricRow("sessions_ended", "counter", "Sessions that have ended, by why.", ("end",), _ended),
+    MetricRow(
+        "sessions_ended",
+        "counter",
+        "Sessions that have ended, by why.",
+        ("listener", "end"),
+        _ended,
+    ),
     MetricRow(
         "export_sessions",
         "gauge",
         "Sessions there are, by export.",
         ("export",),
         _of_exports(lambda each: [((), each["sessions"])]),
+    ),
+    MetricRow(
+        "in_flight_requests",
+        "gauge",
+        "Requests that are under way.",
+        ("export",),
+        _of_exports(lambda each: [((), each["in_flight"])]),
+    ),
+    MetricRow(
+        "held_requests",
+        "gauge",
+        "Requests that wait in the gateway, by what for (claim, connection, pause, throttle). Of a session that"
+        " is paused or held back there is one: no more is read.",
+        ("export", "why"),
+        _of_exports(lambda each: [((why,), count) for why, count in each["held"].items()]),
     ),
     MetricRow(
         "requests",
@@ -375,6 +413,20 @@ METRICS = (
         _one(lambda s: s["disks_with_losses_untold"]),
     ),
     MetricRow(
+        "losses",
+        "counter",
+        "How often something may have been lost that a session relies on, counted for each session.",
+        ("export",),
+        _of_exports(lambda each: [((), each["totals"]["losses"])]),
+    ),
+    MetricRow(
+        "losses_untold",
+        "gauge",
+        "Sessions that have not been told yet of what may be lost.",
+        ("export",),
+        _of_exports(lambda each: [((), each["losses_untold"])]),
+    ),
+    MetricRow(
         "reloads",
         "counter",
         "Attempts to take the configuration up anew.",
@@ -396,6 +448,14 @@ METRICS = (
         "How often each event of the log was, whatever its level is, and however many lines were left out.",
         ("event", "upstream"),
         _all_events,
+    ),
+    MetricRow(
+        "certificate_expiry_seconds",
+        "gauge",
+        "In how long the first certificate, or list of revoked ones, of a file is over; less than 0: it is.",
+        ("file",),
+        lambda s: [((each["file"],), each["seconds"]) for each in s.status["expiries"]],
+        unit="seconds",
     ),
     MetricRow(
         "certificate_warnings",

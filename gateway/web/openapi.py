@@ -66,6 +66,7 @@ SHOWN: Mapping[str, Schema] = {
         bytes=by_name(COUNT),
         errors=by_name(COUNT),
         refused=by_name(COUNT),
+        losses=COUNT,
         seconds=by_name(one("Times")),
     ),
     "Listener": thing(
@@ -100,6 +101,7 @@ SHOWN: Mapping[str, Schema] = {
         sessions_end_in_seconds=perhaps(SECONDS),
         waits_for_sessions=many(thing(session=TEXT, export=TEXT, client=TEXT, in_flight=COUNT)),
         listeners=many(one("Listener")),
+        came_by=many(thing(listener=TEXT, sessions=by_name(COUNT), ended=by_name(COUNT))),
         sessions=COUNT,
         negotiations=COUNT,
         stuck_sessions=COUNT,
@@ -121,6 +123,7 @@ SHOWN: Mapping[str, Schema] = {
         disks_with_losses_untold=COUNT,
         tickets=perhaps(COUNT),
         certificates=many(thing(of=TEXT, what=TEXT)),
+        expiries=many(thing(file=TEXT, seconds={"type": "number"})),
         totals=one("Totals"),
         hub=thing(
             rounds=one("Times"),

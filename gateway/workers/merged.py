@@ -8,6 +8,7 @@ address of a listener, the first one's word is taken.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 Shown = dict[str, Any]
@@ -39,9 +40,19 @@ def _times(one: Mapping[str, Any], other: Mapping[str, Any]) -> Shown:
     mean = (one["mean"] * one["sampled"] + other["mean"] * other["sampled"]) / count
     found: Shown = {"sampled": count, "mean": round(mean, 6)}
     for name in one.keys() - found.keys():
-        bounds = one[name], other[name]
-        found[name] = None if None in bounds else max(bounds)
+        found[name] = _BOTH.get(name, _bound)(one[name], other[name])
     return found
+
+
+def _bound(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else max(one, other)
+
+
+_BOTH: Mapping[str, Callable[[Any, Any], Any]] = {
+    "total": lambda one, other: round(one + other, 6),
+    "buckets": lambda one, other: [sum(both) for both in zip_longest(one, other, fillvalue=0)],
+}
+"""What of times is no bound."""
 
 
 def status_of(several: Sequence[Mapping[str, Any]]) -> Shown:
@@ -79,6 +90,14 @@ def _listeners(several: Sequence[Mapping[str, Any]], name: str) -> list[Mapping[
 
 def _upstreams(several: Sequence[Mapping[str, Any]], name: str) -> list[Mapping[str, Any]]:
     return by_name(several, name, ("upstream",), upstream)
+
+
+def _came_by(several: Sequence[Mapping[str, Any]], name: str) -> list[Mapping[str, Any]]:
+    return by_name(several, name, ("listener",), _came_by_one)
+
+
+def _expiries(several: Sequence[Mapping[str, Any]], name: str) -> list[Mapping[str, Any]]:
+    return by_name(several, name, ("file",), lambda same: same[0])
 
 
 def _certificates(several: Sequence[Mapping[str, Any]], name: str) -> list[Mapping[str, Any]]:
@@ -121,6 +140,7 @@ _STATUS: Mapping[str, Callable[[Sequence[Mapping[str, Any]], str], Any]] = {
     "sessions_end_in_seconds": _latest,
     "waits_for_sessions": _some,
     "listeners": _listeners,
+    "came_by": _came_by,
     "sessions": _sum,
     "negotiations": _sum,
     "stuck_sessions": _sum,
@@ -132,6 +152,7 @@ _STATUS: Mapping[str, Callable[[Sequence[Mapping[str, Any]], str], Any]] = {
     "disks_with_losses_untold": _sum,
     "tickets": _first,
     "certificates": _certificates,
+    "expiries": _expiries,
     "totals": _tables,
     "hub": _tables,
     "events": _events,
@@ -186,6 +207,14 @@ def _listener(same: list[Mapping[str, Any]]) -> Shown:
         "sessions_end_in_seconds": _latest(same, "sessions_end_in_seconds"),
         "handshakes": added(each["handshakes"] for each in same),
         "tls_versions": added(each["tls_versions"] for each in same),
+    }
+
+
+def _came_by_one(same: list[Mapping[str, Any]]) -> Shown:
+    return {
+        **same[0],
+        "sessions": added(each["sessions"] for each in same),
+        "ended": added(each["ended"] for each in same),
     }
 
 

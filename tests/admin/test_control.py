@@ -20,6 +20,7 @@ from gateway.admin.control import (
     MAX_CLIENTS,
     MAX_PROBLEMS,
     MAX_REQUEST_BYTES,
+    MAX_TURNED_AWAY,
     REQUEST_SECONDS,
     Asked,
     ControlAnswer,
@@ -146,14 +147,47 @@ async def test_who_leaves_at_once_is_no_trouble(workdir: Path) -> None:
 
 
 async def test_too_many(workdir: Path) -> None:
-    async with control(workdir / "c"):
-        there = [await trio.open_unix_socket(str(workdir / "c")) for _ in range(MAX_CLIENTS)]
-        await trio.testing.wait_all_tasks_blocked(0.01)
-        answer = await ask(workdir / "c", "reload")
-        assert answer.problems == (f"{MAX_CLIENTS} others are being answered, come again",)
-        for stream in there:
-            await stream.aclose()
-        await trio.testing.wait_all_tasks_blocked(0.01)
+    """As many as may be are at work, so who comes is told to come again; and so are many more."""
+    async with waiting(workdir / "c") as verbs:
+        async with trio.open_nursery() as nursery:
+            for _ in range(MAX_CLIENTS):
+                nursery.start_soon(ask, workdir / "c", "wait")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            for _ in range(3):
+                answer = await ask(workdir / "c", "wait")
+                assert answer.problems == (f"{MAX_CLIENTS} others are being answered, come again",)
+            verbs.goes_on.set()
+        assert (await ask(workdir / "c", "wait")).ok
+
+
+async def test_who_says_nothing_keeps_nobody_from_asking(workdir: Path) -> None:
+    """The one that came first has to go for it, and is told why."""
+    async with control(workdir / "c"), AsyncExitStack() as stack:
+        there = []
+        for _ in range(MAX_CLIENTS):
+            there.append(await trio.open_unix_socket(str(workdir / "c")))
+            await stack.enter_async_context(there[-1])
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        for _ in range(MAX_CLIENTS + 1):
+            assert (await ask(workdir / "c", "reload")).ok
+        assert b"no line came, and others want to ask" in await there[0].receive_some()
+        await there[-1].send_all(b'{"verb": "reload"}\n')
+        assert b'"ok": true' in await there[-1].receive_some()
+
+
+async def test_who_may_not_ask_keeps_nobody_from_it(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many come: those that have no time to read why are hung up on."""
+    async with control(workdir / "c"), AsyncExitStack() as stack:
+        stranger = Identity("?", unix=UnixPeer(1, os.geteuid() + 1, 0))
+        with monkeypatch.context() as others:
+            others.setattr("gateway.admin.control.peer_of", lambda _sock: stranger)
+            for _ in range(2 * MAX_TURNED_AWAY + 1):
+                stream = await trio.open_unix_socket(str(workdir / "c"))
+                await stack.enter_async_context(stream)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert await stream.receive_some() == b""
         assert (await ask(workdir / "c", "reload")).ok
 
 

@@ -21,6 +21,7 @@ def test_totals_add_up() -> None:
         "bytes": {"READ": 5 * 4096},
         "errors": {"READ EIO": 2},
         "refused": {},
+        "losses": 0,
         "seconds": {},
     }
 

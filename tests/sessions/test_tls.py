@@ -20,6 +20,7 @@ from gateway.clients.client import serve_client
 from gateway.embedded import MemoryDisk, Server
 from gateway.net.drive import Conversation, PeerClosed
 from gateway.protocol.server_role import Aborted, ServerDialect, ServerNegotiation, Tls
+from gateway.status.shown import upstreams_shown
 from gateway.tls.credentials import (
     ServerCredentials,
     TlsSession,
@@ -581,7 +582,10 @@ async def test_a_server_whose_certificate_is_wrong_is_warned_of(
                     await client.refused()
                 else:
                     assert not await client.rest()
+            [shown] = upstreams_shown(gateway.service, {})
     assert server.connections == 0
+    assert shown["state"] == "down"
+    assert "its certificate is not accepted" in shown["why"]
     [line] = [line for line in lines if "its certificate is not accepted" in line["why"]]
     assert (line["event"], line["log_level"]) == (event, "warning")
 

@@ -17,7 +17,7 @@ from gateway.hub.ends import Cause
 from gateway.hub.pace import Pace
 from gateway.losses.records import Untold
 from gateway.sessions.untold import loss_shown
-from gateway.status.shown import exports_shown, gateway_shown, session_shown, upstream_shown
+from gateway.status.shown import exports_shown, gateway_shown, session_shown, upstreams_shown
 from gateway.status.stuck import Stuck
 from gateway.status.waits import Thing
 from tests.sessions.gateways import gateway_before
@@ -41,12 +41,11 @@ def shown() -> dict[str, dict[str, object]]:
                 await trio.lowlevel.checkpoint()
             stuck = Stuck(service, service.log)
             [running] = service.running
-            [server] = service.led_to
             found = {
                 "status": await gateway_shown(service, stuck, began=0, listeners=[], terms=[]),
                 "session": session_shown(service, stuck, running),
                 "export": (await exports_shown(service, None))[0][0],
-                "upstream": upstream_shown(service, server, 1),
+                "upstream": upstreams_shown(service, {})[0],
                 "loss": loss_shown("disk", Untold(("why",), [(0, 512)], 1, nobody=True)),
                 "totals": Totals().as_said(),
                 "times": said_of(Seconds()),

@@ -39,7 +39,11 @@ STATUS: dict[str, Any] = {
             "tls_versions": {"TLSv1.3": 3},
         }
     ],
-    "sessions": 2,
+    "came_by": [
+        {"listener": "nbd://h", "sessions": {"none": 2}, "ended": {"client-disc": 5}},
+        {"listener": "nbds://h", "sessions": {"TLSv1.3": 1}, "ended": {}},
+    ],
+    "sessions": 3,
     "negotiations": 1,
     "stuck_sessions": 1,
     "upstreams": [
@@ -69,6 +73,7 @@ STATUS: dict[str, Any] = {
     "paused": ["x"],
     "disks_with_losses_untold": 0,
     "certificates": [],
+    "expiries": [{"file": "/pki/server-cert.pem", "seconds": -60}],
     "totals": totals(ended={"client-disc": 5}, seconds={"READ": times(0.001, 0.002, 100)}),
     "hub": {"rounds": times(0.0001)},
     "events": [
@@ -81,7 +86,14 @@ STRANGE = 'a"b\\c\n<script>'
 
 
 def export(name: str, **more: Any) -> dict[str, Any]:
-    return {"export": name, "sessions": 1, "totals": totals(sessions=1, **more)}
+    return {
+        "export": name,
+        "sessions": 1,
+        "in_flight": 4,
+        "held": {"claim": 3},
+        "losses_untold": 1,
+        "totals": totals(sessions=1, **more),
+    }
 
 
 def samples(snapshot: Snapshot, exposition: Exposition | None = None) -> dict[Any, float]:
@@ -97,12 +109,16 @@ SNAPSHOT = Snapshot(
     STATUS,
     (
         export(
-            "disk", requests={"READ": 10, "FLUSH": 2}, errors={"READ EIO": 3}, bytes={"READ": 40960}
+            "disk",
+            requests={"READ": 10, "FLUSH": 2},
+            errors={"READ EIO": 3},
+            bytes={"READ": 40960},
+            losses=2,
         ),
         export(
             STRANGE, requests={"WRITE": 1}, refused={"WRITE EPERM": 1}, errors={"WRITE EPERM": 1}
         ),
-        {"export": "never", "sessions": 0, "totals": totals()},
+        {**export("never"), "sessions": 0, "totals": totals()},
     ),
 )
 
@@ -111,8 +127,15 @@ SNAPSHOT = Snapshot(
     ("name", "labels", "value"),
     [
         ("build_info", {"version": "1", "python": None}, 1),
-        ("sessions", {}, 2),
-        ("sessions_ended_total", {"end": "client-disc"}, 5),
+        ("sessions", {"listener": "nbd://h", "tls": "none"}, 2),
+        ("sessions", {"listener": "nbds://h", "tls": "TLSv1.3"}, 1),
+        ("sessions", {"listener": "nbd://h", "tls": "TLSv1.3"}, 0),
+        ("sessions_ended_total", {"listener": "nbd://h", "end": "client-disc"}, 5),
+        ("in_flight_requests", {"export": "disk"}, 4),
+        ("held_requests", {"export": "disk", "why": "claim"}, 3),
+        ("losses_total", {"export": "disk"}, 2),
+        ("losses_untold", {"export": "disk"}, 1),
+        ("certificate_expiry_seconds", {"file": "/pki/server-cert.pem"}, -60),
         ("handshakes_total", {"listener": "nbd://h", "result": "session"}, 7),
         ("tls_handshakes_total", {"listener": "nbd://h", "version": "TLSv1.3"}, 3),
         ("requests_total", {"export": "disk", "command": "READ", "result": "ok"}, 7),

@@ -56,7 +56,9 @@ async def test_metrics_and_api_have_fios_numbers(workdir: Path) -> None:
         with trio.fail_after(HANG_SECONDS):
             while (await gateway.ask("/api/v1/status")).said["sessions"]:
                 await trio.sleep(0.01)
+        assert f"listener={gateway.nbd} " in await gateway.logged("session begins")
         found = await numbers(gateway)
+        assert found["handshakes_total", ("listener", gateway.nbd), ("result", "session")] > 0
         of = {"command": "READ", "export": "x", "result": "ok"}
         assert found["requests_total", *sorted(of.items())] == job["read"]["total_ios"]
         of = {"command": "WRITE", "export": "x", "result": "ok"}

@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.counts.seconds import Seconds, said_of
 from gateway.status import shown
 from gateway.workers import merged
 
@@ -35,6 +36,18 @@ def test_a_bound_of_all_is_the_largest() -> None:
     nothing = {"sampled": 0, "mean": None, "half": None, "most": None}
     found = merged.added([{"READ": nothing}, {"READ": one}, {"READ": other}])
     assert found == {"READ": {"sampled": 40, "mean": 1.75, "half": 4.0, "most": None}}
+
+
+def test_times_in_buckets_are_added() -> None:
+    several = [Seconds(), Seconds()]
+    for seconds, its in zip((0.001, 0.001, 2.0), (several[0], several[1], several[1]), strict=True):
+        its.add(seconds)
+    found = merged.added([{"READ": said_of(each)} for each in several])["READ"]
+    alone = Seconds()
+    for seconds in (0.001, 0.001, 2.0):
+        alone.add(seconds)
+    assert found["buckets"] == said_of(alone)["buckets"]
+    assert found["total"] == said_of(alone)["total"]
 
 
 def test_an_upstream_is_down_if_any_worker_found_it_so() -> None:
