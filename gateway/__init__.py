@@ -16,7 +16,6 @@ Where everything is; imports go down this list, never up:
     links/       disks, and what leads sessions to them: links of their own, and links that act as one
     hub/         the data plane with its sockets: all sessions in one epoll, in one task
     upstream/    servers, the negotiation ladder, links, listings
-    handover/    clients that go from one process to another
     embedded/    NBD servers of our own: memory, file, and a scriptable legacy one
     handover/    clients that go from one process to another, with their sockets
     net/         sockets: listen, dial, drive a pure core from a socket; and processes that end with us
@@ -36,6 +35,7 @@ Where everything is; imports go down this list, never up:
     identity.py  who a client is, whatever it proves it by; pure
     peer.py      whether the process at a link's other end can carry anything out any more; pure
     whole.py     files that are whole or not there
+    clock.py     what time it is here
     there.py     what is not there, and what may not be looked at
     throttle.py  token buckets, shared fairly, and the gates before them; no tasks
     wire/        bytes <-> values: options, requests, replies, chunks; pure

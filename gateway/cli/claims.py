@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from gateway import clock
 from gateway.cli import UsageError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def identity_of(claims: Sequence[str], address: str | None) -> Identity:
 def time_of(text: str | None) -> datetime:
     """Give the time that is said, with its zone; if none is, now. Raises `UsageError`."""
     if text is None:
-        return datetime.now().astimezone()
+        return clock.here()
     try:
         return datetime.fromisoformat(text).astimezone()
     except ValueError:

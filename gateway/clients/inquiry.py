@@ -15,14 +15,13 @@ no question tells a client more than another. Those about meta contexts are in `
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from gateway import clock
 from gateway.access.chain import Compiled, Membership, Placed, compile_chain, join, peek, prepares
 from gateway.access.rules import Grant, NotGranted
 from gateway.clients.presence import Patiently
@@ -244,13 +243,7 @@ class Inquiry:
     # --- Who may have what
 
     def _client(self) -> Client:
-        # `astimezone` looks for its own methods by names that it makes anew. The interpreter's cache of names
-        # keeps them, amidst what sessions allocate, which could not be given back when they have gone.
-        seconds = time.time()
-        local = time.localtime(seconds)
-        zone = timezone(timedelta(seconds=local.tm_gmtoff), local.tm_zone)
-        at = datetime.fromtimestamp(seconds, zone)
-        return Client(self._identity, at, self._listener, id=self._session_id)
+        return Client(self._identity, clock.here(), self._listener, id=self._session_id)
 
     def grant(self, name: str, *, without_tls: Rep = Rep.ERR_UNKNOWN) -> Grant:
         """Give what the rules say. `without_tls`: the answer to a client that would have to come over TLS."""

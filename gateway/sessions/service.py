@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
+from gateway import clock
 from gateway.access.chain import Bookkeeper, Membership
 from gateway.access.rules import Access, NotGranted
 from gateway.config import Config, Route
@@ -349,7 +349,7 @@ class Service:
             why = "the ticket was over before the session began"
             relaying.finish(why, DENIED_SECONDS, Cause.EXPIRED)
             return True
-        client = replace(session.client, at=datetime.now().astimezone())
+        client = replace(session.client, at=clock.here())
         try:
             grant = self.access.again(client, running.name)
         except NotGranted as denied:

@@ -11,8 +11,8 @@ Rates are not counted here: each process has its own, until the older one has go
 from __future__ import annotations
 
 from collections import Counter
-from datetime import datetime
 
+from gateway import clock
 from gateway.access.rules import NotGranted
 from gateway.handover.given import Door
 from gateway.identity import Identity
@@ -48,7 +48,7 @@ class Beside:
             self._doors[door] += 1
         if export is None or id_ in self._sessions:
             return
-        client = Client(who, datetime.now().astimezone(), _uri(door), id=id_)
+        client = Client(who, clock.here(), _uri(door), id=id_)
         session = Session(client, export)
         counting: list[Policy] = []
         try:

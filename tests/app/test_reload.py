@@ -9,12 +9,13 @@ import stat
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
+from gateway import clock
 from gateway.admin.control import ControlAnswer
 from gateway.app import reload as reloading
 from gateway.app.reload import (
@@ -28,7 +29,6 @@ from gateway.config import load
 from gateway.embedded import MemoryDisk
 from gateway.embedded import Server as Embedded
 from gateway.protocol.client_role import Refused
-from gateway.sessions import service as service_module
 from gateway.wire.constants import Cmd, Rep
 from tests.app.houses import BLOCK, EXPORT, LISTEN, MEMORY, house, until
 
@@ -580,11 +580,6 @@ async def test_rules_that_depend_on_the_time_are_looked_at_as_it_passes(
 ) -> None:
     at = dt.datetime(2026, 1, 1, 12, 0, tzinfo=dt.UTC)
 
-    class Then(dt.datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> Self:
-            return cls.fromtimestamp(at.timestamp(), tz)
-
     rules = (
         '[[rule]]\nexports = "*"\n'
         'policies = [{ use = "schedule", hours = ["08:00-18:00"], time-zone = "UTC" }]\n'
@@ -592,8 +587,7 @@ async def test_rules_that_depend_on_the_time_are_looked_at_as_it_passes(
     )
     async with house(workdir, LISTEN + MEMORY + EXPORTS + rules) as gateway:
         assert gateway.service.access.timed
-        for module in (service_module, __import__("gateway.clients.inquiry", fromlist=["x"])):
-            monkeypatch.setattr(module, "datetime", Then)
+        monkeypatch.setattr(clock, "here", lambda: at)
         client = await gateway.session("x")
         gateway.nursery.start_soon(gateway.reloader.look_again_as_time_passes)
         await trio.testing.wait_all_tasks_blocked()
