@@ -19,7 +19,7 @@ that address already, by the configuration or by another switch, it is the same 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +53,37 @@ def verbs_of(
     service: Service, pauses: Pauses, keyring: Callable[[], Keyring | None]
 ) -> dict[str, Verb]:
     """Give the verbs, by their names. `keyring` gives the one that is in force."""
-    exports = Exports(service)
+    verbs = _Verbs(service, pauses, keyring)
+    by_name: dict[str, Verb] = {
+        "pause": verbs.pause,
+        "resume": verbs.resume,
+        "switch": verbs.switch,
+        "losses": verbs.losses,
+    }
+    return {name: partial(_answered, verb) for name, verb in by_name.items()}
 
-    async def pause(arguments: Mapping[str, Any]) -> ControlAnswer:
+
+async def _answered(verb: Verb, arguments: Mapping[str, Any]) -> ControlAnswer:
+    """Do what a verb does, and say why if that is not done."""
+    try:
+        return await verb(arguments)
+    except NotDone as error:
+        return ControlAnswer(False, problems=(str(error),))
+
+
+class _Verbs:
+    """The verbs of one gateway. Each raises `Misunderstood` before anything is done, and `NotDone`."""
+
+    def __init__(
+        self, service: Service, pauses: Pauses, keyring: Callable[[], Keyring | None]
+    ) -> None:
+        self._service = service
+        self._pauses = pauses
+        self._keyring = keyring
+        self._exports = Exports(service)
+
+    async def pause(self, arguments: Mapping[str, Any]) -> ControlAnswer:
+        """Hold exports."""
         meant = _meant(arguments, {"within", "for", "accept-loss", "while-connected", "holder"})
         seconds = _seconds(arguments, "within", COMMAND_SECONDS, MOST_WITHIN_SECONDS)
         lasts = _seconds(arguments, "for", LASTS_SECONDS, MOST_FOR_SECONDS)
@@ -64,97 +92,81 @@ def verbs_of(
         command = object()
         holder = _holder(arguments) or command
 
-        async def paused() -> ControlAnswer:
-            within = Within(seconds)
-            name = exports.single(meant)
-            if name is None:
-                names = await exports.there(meant, within)
-            else:
-                names = [name]
-                await exports.refuse_if_not_there(name, within)
-            done = await pauses.pause(
-                names,
-                within=within,
-                lasts=lasts,
-                accept_loss=accept_loss,
-                by=holder,
-                command=command,
-                anew=while_connected,
-                who=who_asks(),
-            )
-            undo = partial(pauses.undo, command)
-            return ControlAnswer(True, tuple(done), undo=undo, while_connected=while_connected)
+        within = Within(seconds)
+        name = self._exports.single(meant)
+        if name is None:
+            names = await self._exports.there(meant, within)
+        else:
+            names = [name]
+            await self._exports.refuse_if_not_there(name, within)
+        done = await self._pauses.pause(
+            names,
+            within=within,
+            lasts=lasts,
+            accept_loss=accept_loss,
+            by=holder,
+            command=command,
+            anew=while_connected,
+            who=who_asks(),
+        )
+        undo = partial(self._pauses.undo, command)
+        return ControlAnswer(True, tuple(done), undo=undo, while_connected=while_connected)
 
-        return await _done(paused)
-
-    async def resume(arguments: Mapping[str, Any]) -> ControlAnswer:
+    async def resume(self, arguments: Mapping[str, Any]) -> ControlAnswer:
+        """Have exports go on."""
         meant = _meant(arguments, {"holder"})
         holder = _holder(arguments)
 
-        async def resumed() -> ControlAnswer:
-            name = exports.single(meant)
-            if holder is None or name is not None:
-                names = exports.paused(meant)
-            elif not (names := pauses.paused_by(holder)):
-                raise NotDone("nothing is paused any more that this holder has paused")
-            return ControlAnswer(True, tuple(await pauses.resume(names, holder)))
+        name = self._exports.single(meant)
+        if holder is None or name is not None:
+            names = self._exports.paused(meant)
+        elif not (names := self._pauses.paused_by(holder)):
+            raise NotDone("nothing is paused any more that this holder has paused")
+        return ControlAnswer(True, tuple(await self._pauses.resume(names, holder)))
 
-        return await _done(resumed)
-
-    async def switch(arguments: Mapping[str, Any]) -> ControlAnswer:
+    async def switch(self, arguments: Mapping[str, Any]) -> ControlAnswer:
+        """Lead exports to another server, or back."""
         meant = _meant(arguments, {"uri", "within", "close-first", "accept-loss"})
         seconds = _seconds(arguments, "within", COMMAND_SECONDS, MOST_WITHIN_SECONDS)
         close_first = _truth(arguments, "close-first")
         accept_loss = _truth(arguments, "accept-loss")
         uri = _uri(arguments)
 
-        async def switched() -> ControlAnswer:
-            within = Within(seconds)
-            name = exports.single(meant)
-            if name is None:
-                names = await exports.there(meant, within, at_home=uri is None)
-            else:
-                names = [name]
-                exports.refuse_if_nobody_has_it(name)
-            target = None if uri is None else await _target(service, names, uri, keyring())
-            notes: list[str] = []
-            done = await pauses.switch(
-                names,
-                target,
-                within=within,
-                close_first=close_first,
-                accept_loss=accept_loss,
-                note=notes.append,
-            )
-            return ControlAnswer(True, tuple(done), tuple(notes))
+        within = Within(seconds)
+        name = self._exports.single(meant)
+        if name is None:
+            names = await self._exports.there(meant, within, at_home=uri is None)
+        else:
+            names = [name]
+            self._exports.refuse_if_nobody_has_it(name)
+        target = None
+        if uri is not None:
+            target = await _target(self._service, names, uri, self._keyring())
+        notes: list[str] = []
+        done = await self._pauses.switch(
+            names,
+            target,
+            within=within,
+            close_first=close_first,
+            accept_loss=accept_loss,
+            note=notes.append,
+        )
+        return ControlAnswer(True, tuple(done), tuple(notes))
 
-        return await _done(switched)
-
-    async def losses(arguments: Mapping[str, Any]) -> ControlAnswer:
+    async def losses(self, arguments: Mapping[str, Any]) -> ControlAnswer:
+        """Show what was lost and not everybody was told of, or forget what nobody was."""
         _know(arguments, {"export", "forget"})
         export = _export(arguments)
         forget = _truth(arguments, "forget")
 
-        async def lost() -> ControlAnswer:
-            name = None if export is None else exports.single(Meant(export))
-            if export is not None and name is None:
-                raise NotDone(f"{shown(export)} is a pattern: without a name, all disks are shown")
-            found = _losses(service, name, forget=forget)
-            if name is not None and not found:
-                await exports.refuse_if_not_there(name, Within(COMMAND_SECONDS))
-            data = None if forget else losses_shown(service, name)
-            return ControlAnswer(True, tuple(found or [NOTHING_LOST]), data=data)
-
-        return await _done(lost)
-
-    return {"pause": pause, "resume": resume, "switch": switch, "losses": losses}
-
-
-async def _done(do: Callable[[], Awaitable[ControlAnswer]]) -> ControlAnswer:
-    try:
-        return await do()
-    except NotDone as error:
-        return ControlAnswer(False, problems=(str(error),))
+        name = None if export is None else self._exports.single(Meant(export))
+        if export is not None and name is None:
+            raise NotDone(f"{shown(export)} is a pattern: without a name, all disks are shown")
+        found = _losses(self._service, name, forget=forget)
+        if name is not None and not found:
+            await self._exports.refuse_if_not_there(name, Within(COMMAND_SECONDS))
+        data = None if forget else losses_shown(self._service, name)
+        return ControlAnswer(True, tuple(found or [NOTHING_LOST]), data=data)
 
 
 def _losses(service: Service, export: str | None, *, forget: bool) -> list[str]:

@@ -269,8 +269,8 @@ class Web:
         assert process.stderr is not None
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_lines, process.stdout, self._hear)
-                nursery.start_soon(_lines, process.stderr, lambda line: _keep(said, line))
+                nursery.start_soon(hear_lines, process.stdout, self._hear)
+                nursery.start_soon(hear_lines, process.stderr, lambda line: _keep(said, line))
                 status = await process.wait()
         finally:
             os.close(ours)
@@ -332,8 +332,8 @@ def _keep(said: list[str], line: str) -> None:
     del said[:-MOST_LINES]
 
 
-async def _lines(stream: trio.abc.ReceiveStream, hear: Any) -> None:
-    """Have each line heard; what is too long is cut."""
+async def hear_lines(stream: trio.abc.ReceiveStream, hear: Callable[[str], None]) -> None:
+    """Have each line heard, also the last one of a child that dies in it; what is too long is cut."""
     rest = b""
     async for data in stream:
         *lines, rest = (rest + data).split(b"\n")
@@ -342,3 +342,5 @@ async def _lines(stream: trio.abc.ReceiveStream, hear: Any) -> None:
         if len(rest) > MOST_LINE_BYTES:
             hear(rest.decode(errors="replace"))
             rest = b""
+    if rest:
+        hear(rest.decode(errors="replace"))

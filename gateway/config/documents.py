@@ -143,7 +143,7 @@ def _include(
                 if str(file) in document._lines:
                     raise ConfigError([document.problem(at, f"{file} is included already")])
                 if len(document._lines) > MOST_FILES or left < 0:
-                    few = f"no more than {MOST_FILES} files of {most >> 20} MiB together"
+                    few = f"no more than {MOST_FILES} files of {MOST_BYTES >> 20} MiB together"
                     raise ConfigError([document.problem(at, f"expected {few}")])
                 problems += _add(document, str(file), text)
             except ConfigError as error:

@@ -187,7 +187,7 @@ def test_there_is_a_bound(files: Files, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(documents, "MOST_FILES", 2)
     files.write({f"conf.d/{number}.toml": export(str(number)) for number in range(3)})
     assert files.problems() == [
-        "g.toml:2: include: expected no more than 2 files of 15 MiB together"
+        "g.toml:2: include: expected no more than 2 files of 16 MiB together"
     ]
 
 

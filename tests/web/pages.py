@@ -161,7 +161,10 @@ class Running:
 
 
 def _speaks(number: int) -> bool:
-    return b"gateway.web.main" in Path(f"/proc/{number}/cmdline").read_bytes()
+    try:
+        return b"gateway.web.main" in Path(f"/proc/{number}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):  # it has ended since it was seen
+        return False
 
 
 @asynccontextmanager

@@ -1,4 +1,6 @@
-"""What `[admin]` listens on where a reload shares it: the older door has it until the newer one is in force."""
+"""The child that speaks HTTP, as the gateway has it: what it listens on where a reload shares that, and what it
+says.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
-from gateway.app.web import AdminDoor, open_door
+from gateway.app.web import MOST_LINE_BYTES, AdminDoor, hear_lines, open_door
 from gateway.config import Admin
 from gateway.net.listen import ListenError
 
@@ -62,3 +65,25 @@ async def test_one_that_is_in_force_has_it(path: Path) -> None:
     assert await is_there(path, 0o660)
     await after.aclose()
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [
+        ([b"one\ntwo\n"], ["one", "two"]),
+        ([b"o", b"ne\nand its last wor", b"ds"], ["one", "and its last words"]),
+        ([b"x" * (MOST_LINE_BYTES + 1), b"y\n"], ["x" * (MOST_LINE_BYTES + 1), "y"]),
+        ([], []),
+    ],
+    ids=["lines", "no end", "too long", "nothing"],
+)
+async def test_what_it_says_is_heard_to_the_end(said: list[bytes], heard: list[str]) -> None:
+    ours, its = trio.testing.memory_stream_one_way_pair()
+    lines: list[str] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hear_lines, its, lines.append)
+        for data in said:
+            await ours.send_all(data)
+            await trio.testing.wait_all_tasks_blocked()
+        await ours.aclose()
+    assert lines == heard
