@@ -144,8 +144,8 @@ WRONG_KEY = frozenset(
         "RECORD_LAYER_FAILURE",
     }
 )
-"""How OpenSSL tells a server that the client has another key: over TLS 1.3, and over TLS 1.2 before OpenSSL 3.2,
-and from then on. (Tried with OpenSSL 3.0 and 3.5, and GnuTLS 3.7.)"""
+"""How OpenSSL tells a server that the client has another key: over TLS 1.3, and over TLS 1.2 before OpenSSL
+3.2, and from then on. (Tried with OpenSSL 3.0 and 3.5, and GnuTLS 3.7.)"""
 
 
 def used_key(tls: ssl.SSLObject) -> bool:
