@@ -23,6 +23,14 @@ PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 FOLDERS = {"examples": "examples.md", "deploy": "howto/kubernetes.md"}
 """Whose files can be loaded from the site, and the page that a link to the folder itself leads to."""
 
+BOOSTS = {
+    **dict.fromkeys(("questions.md", "troubleshooting.md"), 4.0),
+    **dict.fromkeys(("log.md", "changelog.md", "quirks.md"), 0.2),
+    **dict.fromkeys(("contributing.md", "how-it-works.md", "writing-a-policy.md"), 0.2),
+}
+"""How much the site's search makes of a page. Lists of hundreds of names have each word somewhere, and who
+searches hardly ever means them."""
+
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)(?=[)#])")
 
 
@@ -44,8 +52,12 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Have links of the repository lead to where their targets are on the site."""
+    """Have links of the repository lead to where their targets are on the site, and say what a search makes of
+    the page.
+    """
     there = page.file.src_uri
+    if there in BOOSTS:
+        page.meta["search"] = {"boost": BOOSTS[there]}
     source = {name: path for path, name in PAGES.items()}.get(there, f"docs/{there}")
     return LINK.sub(lambda found: moved(found[1], source, there), markdown)
 

@@ -17,8 +17,8 @@ Files beside the folders are for modules at the top of `gateway`, and for what i
 (`test_house.py`), its words (`test_words.py`), the ways through it (`test_how_it_works.py`, of which `walks.py`
 makes the lists), how a session ends (`test_ends_page.py`, of which `ends.py` draws the pictures; `pages.py`
 puts both into their pages), the page of the log (`events.py` makes it), the readme and the examples, and
-what is installed (`packing.py` loads the modules of packaging/ for them), and pages whose commands are run
-(`walkthrough.py`).
+what is installed (`packing.py` loads the modules of packaging/ for them), pages whose commands are run
+(`walkthrough.py`), and what the site's search finds (`test_search.py`).
 
 A test file (`test_*.py`) imports no other. What several need is in a module beside them, which the folder's map
 names.

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 import gateway
+from tests.interop.processes import Process
 from tests.packing import HOOK
 from tests.tools.patience import HANG_SECONDS
 
@@ -61,9 +62,12 @@ def apart() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    dist = tmp_path_factory.mktemp("dist")
+    return wheel_of(TOP, tmp_path_factory.mktemp("dist"))
+
+
+def wheel_of(source: Path, dist: Path) -> Path:
     build = ("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", dist)
-    run(sys.executable, "-m", "pip", *build, TOP)
+    run(sys.executable, "-m", "pip", *build, source)
     [found] = dist.iterdir()
     return found
 
@@ -71,10 +75,17 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of programs of an environment that the wheel is installed in."""
-    there = tmp_path_factory.mktemp("installed") / "venv"
-    venv.create(there, with_pip=True, symlinks=True)
+    return installed(wheel, tmp_path_factory.mktemp("installed") / "venv")
+
+
+def installed(wheel: Path, there: Path) -> Path:
+    """Install a wheel in an environment, which is made if it is not there; give its programs' directory."""
     python = there / "bin" / "python"
-    run(python, "-m", "pip", "install", "--no-deps", wheel)
+    if not there.exists():
+        venv.create(there, symlinks=True)
+    # The environment needs no pip of its own: this one installs there.
+    pip = (sys.executable, "-m", "pip", "--python", python)
+    run(*pip, "install", "--no-deps", wheel)
     site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
     # As a plain directory: what .pth files in it say, of this repository for one, is not obeyed.
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
@@ -169,3 +180,101 @@ def test_it_has_a_demo(programs: Path, tmp_path: Path) -> None:
         assert process.stdout is not None
         # All that it shows comes before it serves.
         assert any("CAN_MULTI_CONN" in line for line in process.stdout)
+
+
+# ---- what 0.1.0 has left ----
+
+LAST_OF_0_1_0 = "227686d9eccf"
+"""The last commit of 0.1.0 that was handed on. It has no tag."""
+
+AS_0_1_0_HAD_IT = """
+drain-seconds = 5
+[[listen]]
+uri = "nbd+unix:///?socket={here}/plain"
+socket-mode = "0600"
+[[listen]]
+uri = "nbds+unix:///?socket={here}/tls"
+certificates = "{here}/pki"
+[upstream.disk]
+uri = "file:{here}/disk.img"
+[[export]]
+name = "disk"
+upstream = "disk"
+upstream-name = ""
+[[rule]]
+name = "all"
+policies = [ {{ use = "audit", file = "{here}/audit", writes = true }} ]
+[control]
+socket = "{here}/control"
+"""
+
+
+@pytest.fixture
+def old_wheel(tmp_path: Path) -> Path:
+    """The wheel of 0.1.0, of the repository's history."""
+    git = ("git", "-C", TOP)
+    if not (TOP / ".git").exists() or "true" in run(*git, "rev-parse", "--is-shallow-repository"):
+        pytest.skip("0.1.0 is made of the history, and this copy of the repository has none")
+    archive = tmp_path / "0.1.0.tar"
+    run(*git, "archive", "--output", archive, LAST_OF_0_1_0)
+    with tarfile.open(archive) as opened:
+        opened.extractall(tmp_path / "0.1.0", filter="data")
+    return wheel_of(tmp_path / "0.1.0", tmp_path / "old")
+
+
+def test_configuration_and_state_of_0_1_0_are_kept(
+    old_wheel: Path,
+    wheel: Path,
+    tmp_path: Path,
+    workdir: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    """Also under a gateway that runs meanwhile, and after one that was killed and has tidied nothing up."""
+    program = installed(old_wheel, tmp_path / "venv") / "nbd-gateway"
+    template, config, disk = (workdir / name for name in ("init.toml", "gateway.toml", "disk.img"))
+    run(program, "init", template)
+    run(program, "pki", "init", workdir / "pki")
+    config.write_text(AS_0_1_0_HAD_IT.format(here=workdir))
+    disk.write_bytes(bytes(1 << 20))
+    written = {each: each.read_bytes() for each in (template, config, *workdir.glob("pki/*"))}
+    serve = (program, "serve", "--config", config, "--pidfile", workdir / "pid")
+    plain = f"nbd+unix:///disk?socket={workdir}/plain"
+    secure = f"nbds+unix://localhost/disk?socket={workdir}/tls&tls-certificates={workdir}/pki"
+
+    def serving() -> Process:
+        """Start it, and wait for its pidfile: clients can connect then."""
+        process = Process(*serve)
+        request.addfinalizer(process.kill)
+        pid = workdir / "pid"
+        said = f"{process.pid}\n"
+        process.ready_when(lambda: pid.exists() and pid.read_text() == said, "it serves")
+        return process
+
+    old = serving()
+    run("qemu-io", "-f", "raw", "-c", "write -P 7 0 4k", plain)
+
+    installed(wheel, tmp_path / "venv")
+    assert run(program, "-V").split()[0] == gateway.__version__
+    run("qemu-io", "-f", "raw", "-c", "read -P 7 0 4k", plain)
+    assert "reloaded" in run(program, "reload", config)
+    old.kill()
+    audited = (workdir / "audit").read_text()
+    assert '"event": "write"' in audited
+
+    new = serving()
+    assert run("nbdinfo", "--size", secure) == f"{1 << 20}\n"
+    run("qemu-io", "-f", "raw", "-c", "read -P 7 0 4k", plain)
+    run(program, "status", "--config", config)
+    assert new.stop() == 0, new.output
+    lines = (workdir / "audit").read_text()
+    assert lines.startswith(audited)
+    assert '"event": "opened"' in lines.removeprefix(audited)
+
+    # All that its template has: whatever is commented out with one "#" is an example.
+    full = workdir / "full.toml"
+    full.write_text(re.sub(r"(?m)^#(?=[a-z\[])", "", template.read_text()))
+    run(program, "check", "--offline", full)
+    pip = (sys.executable, "-m", "pip", "--python", program.with_name("python"))
+    run(*pip, "uninstall", "--yes", "nbd-gateway")
+    assert {each: each.read_bytes() for each in written} == written
+    assert disk.read_bytes()[:4096] == bytes([7]) * 4096

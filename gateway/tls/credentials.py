@@ -137,9 +137,15 @@ class TlsSession:
         return f"user {shown(user)}: {reason}"
 
 
-WRONG_KEY = frozenset({"BINDER_DOES_NOT_VERIFY", "DECRYPTION_FAILED_OR_BAD_RECORD_MAC"})
-"""How OpenSSL tells a server that the client has another key: over TLS 1.3, and over TLS 1.2. (Tried with
-OpenSSL 3.0 and GnuTLS 3.7.)"""
+WRONG_KEY = frozenset(
+    {
+        "BINDER_DOES_NOT_VERIFY",
+        "DECRYPTION_FAILED_OR_BAD_RECORD_MAC",
+        "RECORD_LAYER_FAILURE",
+    }
+)
+"""How OpenSSL tells a server that the client has another key: over TLS 1.3, and over TLS 1.2 before OpenSSL
+3.2, and from then on. (Tried with OpenSSL 3.0 and 3.5, and GnuTLS 3.7.)"""
 
 
 def used_key(tls: ssl.SSLObject) -> bool:

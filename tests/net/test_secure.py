@@ -199,7 +199,9 @@ def test_an_end_without_close_notify(pair: Pair) -> None:
 
 def test_garbage_is_an_oserror(pair: Pair) -> None:
     pair.far_socket.send(b"\x17\x03\x03\x00\x20" + bytes(32))
-    with pytest.raises(OSError, match=r"(?i)mac|decrypt"):
+    # OpenSSL 3.2 has put a word of its own over the one for a MAC.
+    said = "record layer" if ssl.OPENSSL_VERSION_INFO >= (3, 2) else "mac|decrypt"
+    with pytest.raises(OSError, match=f"(?i){said}"):
         received(pair.ours, 65_536)
 
 
