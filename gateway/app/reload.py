@@ -362,6 +362,8 @@ class Reloader:
 
     async def _admin(self, config: Config, opened: AsyncExitStack) -> AdminDoor | None:
         here = self._now.doors.admin
+        if not self._is_asked:  # a worker: the supervisor is
+            return None
         if config.admin is None or (here is not None and here.settings == config.admin):
             return None if config.admin is None else here
         from gateway.app.web import open_door

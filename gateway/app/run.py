@@ -289,6 +289,10 @@ class _Run:
         service.homes, service.may_serve = member, member.check
         service.keeper = member.keeper
         service.cares_for, service.asks_for_list = member.cares_for, member.list_of
+        if service.config.admin is not None:
+            from gateway.app.web import verbs_of
+
+            self._verbs |= verbs_of(service, keep_recent(service.config.log))
         self._verbs |= member.verbs(service.hub.waker.goes_round)
         self.obey(member.control)
         self.see_to_upstreams()

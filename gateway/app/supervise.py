@@ -29,6 +29,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -50,7 +51,7 @@ from gateway.app.standing import Listeners
 from gateway.config import Config, ConfigError, Listen
 from gateway.handover.homes import door_of
 from gateway.handover.message import ChannelMessage
-from gateway.log import logger, set_up
+from gateway.log import keep_recent, logger, set_up
 from gateway.net.listen import Listener, ListenError, file_as_in, is_for, open_listener
 from gateway.net.tally import Tally
 from gateway.sessions.transmit import LINGER_SECONDS
@@ -64,6 +65,9 @@ from gateway.workers.homes import HomesMove, Table, counted_by, said_of, table_o
 from gateway.workers.merged import lines
 from gateway.workers.number import number_of
 from gateway.workers.places import MOST_LISTENERS, Places, shared_memory
+
+if TYPE_CHECKING:
+    from gateway.app.web import AdminDoor
 
 ENDING_SECONDS = 5.0
 """How much longer than its sessions a worker may take to end."""
@@ -195,12 +199,27 @@ class _Supervisor:
                 partial(self.doors.control.run, failed=self._failed),
                 *(self._desk.verbs(), tasks, self._short, self._heard),
             )
+        if self.doors.admin is not None:
+            self._serve_web(self.doors.admin, tasks)
         await self._drain.wait()
         self._log.info("all workers shut down", workers=len(self._crew.workers))
         self._crew.ends = True
         for listener in self.doors.listeners:
             await listener.aclose()
         await self._manager.stopping(self._leaves + self._ending_seconds, self._in_a_line())
+
+    def _serve_web(self, door: AdminDoor, tasks: trio.Nursery) -> None:
+        """Have HTTP spoken at the door of `[admin]`."""
+        from gateway.app.web import Web
+        from gateway.workers.front import Front
+
+        front = Front(self._desk, keep_recent(self._config.log), self._all_are_alive)
+        verbs = {**self._desk.verbs(), **front.verbs()}
+        tasks.start_soon(
+            partial(door.control.run, failed=self._failed),
+            *(verbs, tasks, self._short, self._heard),
+        )
+        tasks.start_soon(Web(door, self._log).run)
 
     @property
     def _ending_seconds(self) -> float:
@@ -284,6 +303,7 @@ class _Supervisor:
 
     def _gone(self, worker: Worker) -> None:
         self._places.forget(worker.number)
+        self._desk.past.died(worker.number)
 
     # --- Reload
 
@@ -356,6 +376,8 @@ class _Supervisor:
             raise HomesMove("another user or group takes a new start")
         if config.control.socket != self._config.control.socket:
             raise HomesMove("control.socket: with several workers, another one takes a restart")
+        if config.admin != self._config.admin:
+            raise HomesMove("admin: with several workers, another one takes a restart")
         return table_of(config, counted=counted_by(config), before=self._table)
 
     async def _listeners_of(

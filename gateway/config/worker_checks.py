@@ -13,7 +13,6 @@ from gateway.config.exports import exact_name
 from gateway.uri import NbdUri
 
 _OF_ONE = {
-    "admin": "what is told over HTTP is not yet that of several workers",
     "tickets": "exports that are made at run time are not yet known to several workers",
 }
 

@@ -39,18 +39,21 @@ class Recent:
         """Keep a line, and hand it on: a processor of structlog."""
         said = {name: _plain(value) for name, value in line.items() if name != "event"}
         level = "error" if method == "exception" else method
+        self.take(
+            {
+                "time": round(time.time(), 3),
+                "level": level,
+                "event": str(line.get("event")),
+                "fields": said,
+            }
+        )
+        return line
+
+    def take(self, line: Mapping[str, Any]) -> None:
+        """Keep a line as `after` gives it, of this process or another one; it gets a number of ours."""
         with self._lock:
             self._number += 1
-            self._lines.append(
-                {
-                    "number": self._number,
-                    "time": round(time.time(), 3),
-                    "level": level,
-                    "event": str(line.get("event")),
-                    "fields": said,
-                }
-            )
-        return line
+            self._lines.append({**line, "number": self._number})
 
     def after(self, number: int) -> list[dict[str, Any]]:
         """Give the lines after one, by its number; if there are more than are given at a time, the last."""

@@ -9,6 +9,8 @@ borrower.py    what a worker has borrowed of them for its sessions
 member.py      a worker, as it knows itself: who is handed over, and what the supervisor says
 crew.py        the workers, as the supervisor has them: started, briefed, and started again
 desk.py        what is asked of the gateway as a whole, answered for all workers
+past.py        what workers have done that have died; pure
+front.py       what the child that speaks HTTP asks, answered for all workers
 merged.py      what several workers answer, as one answer; pure
 
 The supervisor itself is `gateway.app.supervise`; a worker begins in `gateway.app.worker`. docs/workers.md has

@@ -262,6 +262,7 @@ class Crew:
         assert worker.channel is not None
         worker.channel.close()
         worker.channel = worker.process = None
+        worker.run = ""
         worker.prepared.set()
         worker.reloaded.set()
         worker.gone.set()

@@ -38,6 +38,7 @@ from gateway.wire.limits import KIB
 from gateway.workers import merged
 from gateway.workers.crew import Crew, Worker
 from gateway.workers.homes import Table, home_of
+from gateway.workers.past import Past
 
 SWITCH = (
     "with several workers no export is switched yet: its clients would stay in the worker that is the home of"
@@ -75,6 +76,8 @@ class Desk:
         self._disabled: set[str] = set()
         self._drained: list[Mapping[str, Any]] = []
         """What was asked with `drain` and `undrain`, in order; the last without a listener stands for all."""
+        self.past = Past()
+        """What workers have done that have died."""
         self._paused: dict[str, float] = {}
         """Exports that are paused -> until when, by `trio.current_time`."""
 
@@ -122,6 +125,29 @@ class Desk:
 
     # --- Asking
 
+    @property
+    def workers(self) -> Sequence[Worker]:
+        """All that there are."""
+        return self._crew.workers
+
+    async def of_each(self, ask: Callable[[Worker], Awaitable[Any]]) -> dict[int, Any]:
+        """Ask all at once, and give what each says that is there from the question until all have answered. Of
+        one that has died meanwhile, the past has what it said before. `ask` raises `NotThere`.
+        """
+        found: dict[int, Any] = {}
+        runs = {each.number: each.run for each in self._crew.workers if each.serves}
+
+        async def one(worker: Worker) -> None:
+            with suppress(NotThere):
+                found[worker.number] = await ask(worker)
+
+        async with trio.open_nursery() as nursery:
+            for worker in self._crew.workers:
+                if worker.number in runs:
+                    nursery.start_soon(one, worker)
+        there = {each.number for each in self._crew.workers if each.run == runs.get(each.number)}
+        return {number: found[number] for number in sorted(found) if number in there}
+
     async def _open(self, worker: Worker) -> trio.SocketStream:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
@@ -130,7 +156,7 @@ class Desk:
             raise NotThere(f"worker {worker.number} is not there")
         return trio.SocketStream(trio.socket.from_stdlib_socket(ours))
 
-    async def _held(
+    async def held(
         self,
         worker: Worker,
         verb: str,
@@ -151,7 +177,7 @@ class Desk:
 
     async def ask(self, worker: Worker, verb: str, arguments: Mapping[str, Any]) -> ControlAnswer:
         """Ask one worker. Raises `NotThere`."""
-        answer, stream = await self._held(worker, verb, arguments)
+        answer, stream = await self.held(worker, verb, arguments)
         await stream.aclose()
         return answer
 
@@ -187,11 +213,22 @@ class Desk:
 
     async def _status(self, arguments: Mapping[str, Any]) -> ControlAnswer:
         no_arguments(arguments)
-        data, problems = await self._all("status", {})
-        if not data:
+        problems: tuple[str, ...] = ()
+
+        async def of_one(worker: Worker) -> Mapping[str, Any]:
+            answer = await self.ask(worker, "status", {})
+            if answer.data is None:
+                raise NotThere("; ".join(answer.problems))
+            return answer.data
+
+        said = await self.of_each(of_one)
+        missing = [each.number for each in self._crew.workers if each.number not in said]
+        problems = tuple(f"worker {number} is not there: it is being started" for number in missing)
+        if not said:
             return ControlAnswer(False, problems=problems)
+        data = [*said.items()]
         sessions = {number: each["sessions"] for number, each in data}
-        found = merged.status_of([each for _number, each in data])
+        found = self.past.status(said)
         noted = self._paused_where_nobody_says(data, trio.current_time())
         found["paused"] = sorted({*found["paused"], *noted})
         found["started"] = iso_time(self._began)
@@ -360,7 +397,7 @@ class Desk:
                     try:
                         if not worker.serves:
                             raise NotThere(f"worker {worker.number} is not there")
-                        answer, stream = await self._held(worker, "pause", said)
+                        answer, stream = await self.held(worker, "pause", said)
                         asked.append((worker, answer, stream))
                     except NotThere as error:
                         problem = str(error)
@@ -458,7 +495,7 @@ class Desk:
         for worker in workers:
             more = bytearray()
             try:
-                answer, stream = await self._held(worker, "trace", arguments, more)
+                answer, stream = await self.held(worker, "trace", arguments, more)
             except NotThere as error:
                 answer = ControlAnswer(False, problems=(str(error),))
             else:

@@ -17,12 +17,12 @@ REFUSED = {
     "legacy": '[upstream.a]\nuri = "legacy:qemu-3.0"\n',
     "a rate of identities": f"{SERVER}{EXPORTS}[[rule]]\n"
     'policies = [ { use = "rate", operations-per-second = 5, per = "identity" } ]\n',
-    "HTTP": f"{SERVER}[admin]\n",
     "tickets": f"{SERVER}[tickets]\n",
     "an audit log": f'{SERVER}{EXPORTS}[[rule]]\npolicies = [ {{ use = "audit", file = "/a.log" }} ]\n',
 }
 TAKEN = {
     "nothing else": SERVER,
+    "HTTP": f"{SERVER}[admin]\n",
     "writers, by export": f'{SERVER}{EXPORTS}[[rule]]\npolicies = [ {{ use = "writers" }} ]\n',
     "a limit in a rule": f'{SERVER}{EXPORTS}[[rule]]\npolicies = [ {{ use = "limit", connections = 4 }} ]\n',
     "a limit of a pattern": f'{SERVER}[[export]]\nname = "v*"\nupstream = "a"\n'

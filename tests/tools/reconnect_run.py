@@ -6,8 +6,8 @@ works over TLS, goes in the middle of its commands, or in the middle of the nego
 homes in several workers, so about half of the clients are handed over, and half of those over TLS are relayed.
 
 Descriptors and tasks are held against what the gateway had before anybody came. Memory and Python's objects are
-held against what it had after all clients were there at the same time, and some have come in every way: by then
-it has its buffers, and has loaded what it needs. All is counted when the last client has been seen off.
+held against what it had after all clients were there at the same time, and have come in every way: by then it
+has its buffers, and has loaded what it needs. All is counted when the last client has been seen off.
 """
 
 from __future__ import annotations
@@ -53,8 +53,13 @@ would be thousands."""
 MORE_BYTES = 8 << 20
 """So much more memory: what the allocator has in pieces. A session that leaves 4 KiB shows after 2,000."""
 
-FIRST_TIMES = 2
-"""How often clients of all disks come in every way before that is counted from."""
+FIRST_TIMES = 3
+"""How many clients have come for each that is there at a time, before memory is counted from: with fewer the
+allocator has not had as much in pieces as it will have.
+"""
+
+FIRST_LEAST = 300
+"""So many at least, or in some process nobody may have come in one of the ways."""
 
 WAYS = {"look": 3, "unknown": 1, "work": 10, "tls": 2, "cut": 5, "half": 2}
 """What a client does, and how often."""
@@ -142,15 +147,12 @@ class Crowd:
         self._context = ssl.create_default_context(cafile=str(at / "pki" / "ca-cert.pem"))
         self._context.check_hostname = False
         self._there = 0
-        self.stopping = False
+        self._stopping = False
 
     async def first(self) -> None:
-        """Have all be there at the same time, and leave, and then some in every way."""
+        """Have all be there at the same time, and leave, and then as many come in every way."""
         await self._all_at_once()
-        for way in [*WAYS] * FIRST_TIMES:
-            async with trio.open_nursery() as nursery:
-                for name in NAMES:
-                    nursery.start_soon(getattr(self, f"_{way}"), name)
+        await self.come_and_go(0, max(FIRST_LEAST, FIRST_TIMES * self._plan.clients))
 
     async def _all_at_once(self) -> None:
         together, left = trio.Event(), self._plan.clients
@@ -171,9 +173,19 @@ class Crowd:
             for number in range(self._plan.clients):
                 nursery.start_soon(one, number)
 
-    async def again_and_again(self) -> None:
-        """One client, until `stopping`."""
-        while not self.stopping:
+    async def come_and_go(self, seconds: float, served: int) -> None:
+        """Have all come again and again for so long, and until so many were served."""
+        wanted, self._stopping = self._report.ways.total() + served, False
+        async with trio.open_nursery() as nursery:
+            for _ in range(self._plan.clients):
+                nursery.start_soon(self._again_and_again)
+            await trio.sleep(seconds)
+            while self._report.ways.total() < wanted and not self._report.problems:
+                await trio.sleep(LOOK_SECONDS)
+            self._stopping = True
+
+    async def _again_and_again(self) -> None:
+        while not self._stopping:
             [way] = self._random.choices([*WAYS], [*WAYS.values()])
             try:
                 await getattr(self, f"_{way}")(self._random.choice(NAMES))
@@ -234,9 +246,9 @@ class Crowd:
         self._there += 1
         try:
             place = self._random.randrange(SIZE // LENGTH) * LENGTH
-            assert await client.error(Cmd.WRITE, place, data=b"x" * LENGTH) == 0
-            assert await client.error(Cmd.READ, place, LENGTH) == 0
-            assert await client.error(Cmd.FLUSH) == 0
+            await _done(client, Cmd.WRITE, place, data=b"x" * LENGTH)
+            await _done(client, Cmd.READ, place, LENGTH)
+            await _done(client, Cmd.FLUSH)
             await client.send(Cmd.DISC)
             assert await client.rest() == b""
         finally:
@@ -250,6 +262,13 @@ class Crowd:
                 await client.send(Cmd.WRITE, number * LENGTH, data=b"y" * LENGTH)
                 await client.send(Cmd.READ, 0, SIZE // 4)
             await trio.aclose_forcefully(stream)
+
+
+async def _done(
+    client: Client, command: Cmd, offset: int = 0, length: int = 0, data: bytes = b""
+) -> None:
+    error = await client.error(command, offset, length, data=data)
+    assert not error, f"{command.name} has failed with {error}"
 
 
 class Census:
@@ -329,13 +348,7 @@ async def run(plan: Plan, at: Path) -> Report:
         first = await census.taken()
         await crowd.first()
         warm = await census.settled(is_back(first))
-        async with trio.open_nursery() as nursery:
-            for _ in range(plan.clients):
-                nursery.start_soon(crowd.again_and_again)
-            await trio.sleep(plan.seconds)
-            while report.ways.total() < plan.served and not report.problems:
-                await trio.sleep(LOOK_SECONDS)
-            crowd.stopping = True
+        await crowd.come_and_go(plan.seconds, plan.served)
         last = await census.settled(is_back(first))
         report.rows = [(name, first[name], warm[name], last[name]) for name in first]
         report.problems += [problem for row in report.rows for problem in left_over(*row)]

@@ -16,6 +16,7 @@ import trio
 from gateway.admin.asking import ControlError, ask
 from gateway.admin.control import ControlAnswer
 from gateway.embedded import Server
+from gateway.embedded.disk import MemoryDisk
 from gateway.protocol.client_role import Refused
 from gateway.wire.constants import Rep
 from tests.embedded.peers import BLOCK_SIZE, Client
@@ -35,6 +36,14 @@ HOMELESS = {"PYTHONPATH": str(Path(__file__).parent / "homeless")}
 NOTHING_ADDED: Mapping[str, str] = {}
 
 LOOK_AGAIN_SECONDS = 0.01
+
+SIZE = 1 << 20
+NAMES = [f"d{number}" for number in range(8)]
+
+
+def disks() -> Server:
+    """Give a server with some disks, which are at home in both of two workers."""
+    return Server({name: MemoryDisk(SIZE) for name in NAMES})
 
 
 class Gateway:

@@ -6,10 +6,11 @@ import ast
 import inspect
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.counts.seconds import Seconds, said_of
+from gateway.counts.seconds import SHARES, Seconds, said_of
 from gateway.status import shown
 from gateway.workers import merged
 
@@ -29,25 +30,27 @@ def test_every_name_of_status_is_thought_of() -> None:
     assert given == list(merged._STATUS)
 
 
-def test_a_bound_of_all_is_the_largest() -> None:
+times = st.lists(st.floats(0, 100))
+
+
+@given(times, times)
+def test_times_of_all_are_those_of_each_and_a_bound_of_all_is_the_largest(
+    some: list[float], others: list[float]
+) -> None:
     """Half of each were under its own bound, so half of all were under the larger one."""
-    one = {"sampled": 10, "mean": 1.0, "half": 2.0, "most": 8.0}
-    other = {"sampled": 30, "mean": 2.0, "half": 4.0, "most": None}
-    nothing = {"sampled": 0, "mean": None, "half": None, "most": None}
-    found = merged.added([{"READ": nothing}, {"READ": one}, {"READ": other}])
-    assert found == {"READ": {"sampled": 40, "mean": 1.75, "half": 4.0, "most": None}}
-
-
-def test_times_in_buckets_are_added() -> None:
-    several = [Seconds(), Seconds()]
-    for seconds, its in zip((0.001, 0.001, 2.0), (several[0], several[1], several[1]), strict=True):
-        its.add(seconds)
-    found = merged.added([{"READ": said_of(each)} for each in several])["READ"]
-    alone = Seconds()
-    for seconds in (0.001, 0.001, 2.0):
-        alone.add(seconds)
-    assert found["buckets"] == said_of(alone)["buckets"]
-    assert found["total"] == said_of(alone)["total"]
+    one, other, all_ = Seconds(), Seconds(), Seconds()
+    for added, to in ((some, one), (others, other), ([*some, *others], all_)):
+        for each in added:
+            to.add(each)
+    found = merged.added([{"READ": said_of(one)}, {"READ": said_of(other)}])["READ"]
+    real = said_of(all_)
+    assert found.keys() == real.keys()
+    assert (found["sampled"], found["buckets"]) == (real["sampled"], real["buckets"])
+    assert found["total"] == pytest.approx(real["total"], abs=1e-5)
+    if found["sampled"]:
+        assert found["mean"] == pytest.approx(real["mean"], abs=1e-5)
+        for name in SHARES:  # None: there is no bound
+            assert found[name] is None or (real[name] is not None and found[name] >= real[name])
 
 
 def test_an_upstream_is_down_if_any_worker_found_it_so() -> None:

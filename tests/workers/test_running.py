@@ -12,24 +12,30 @@ import pytest
 import trio
 
 from gateway.config import load
-from gateway.embedded import Server
-from gateway.embedded.disk import MemoryDisk
 from gateway.embedded.personality import PLAIN
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.handshake import BlockSizes
 from gateway.workers.homes import home_of, table_of
 from tests.embedded.peers import Client
 from tests.tools.volatile import VolatileServer
-from tests.workers.running import HOMELESS, Gateway, gateway, server_at, state_of, until
+from tests.workers.running import (
+    HOMELESS,
+    NAMES,
+    SIZE,
+    Gateway,
+    disks,
+    gateway,
+    server_at,
+    state_of,
+    until,
+)
 
 pytestmark = pytest.mark.real
 
-SIZE = 1 << 20
 COARSE = replace(PLAIN, block_sizes=BlockSizes(4096, 4096, 1 << 25))
 """A server whose blocks have 4 KiB."""
 
 BLOCK = b"a" * 512
-NAMES = [f"d{number}" for number in range(8)]
 
 UPSTREAM = """\
 [upstream.u]
@@ -37,10 +43,6 @@ uri = "nbd+unix:///?socket={at}/u.sock"
 late-write-seconds = 0
 """
 CANONICAL = UPSTREAM + "canonical-names = true\n"
-
-
-def disks() -> Server:
-    return Server({name: MemoryDisk(SIZE) for name in NAMES})
 
 
 def homes(running: Gateway) -> list[int | None]:

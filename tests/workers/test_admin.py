@@ -1,0 +1,104 @@
+"""HTTP with several workers: one page, one scrape and one log for all."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from gateway.admin.asking import ask
+from gateway.wire.constants import Cmd
+from tests.embedded.peers import Client
+from tests.tools.patience import HANG_SECONDS
+from tests.web.pages import LOOK, Running, running
+from tests.workers.running import NAMES, disks, server_at, until
+
+pytestmark = pytest.mark.real
+
+CONFIG = """
+workers = 2
+listen = [ { uri = "nbd://127.0.0.1:0" } ]
+[control]
+socket = "DIR/control"
+[upstream.main]
+uri = "nbd+unix:///?socket=DIR/u.sock"
+canonical-names = true
+"""
+ADMIN = """
+[admin]
+uri = ["http://127.0.0.1:0", "http+unix://DIR/admin"]
+tokens = "DIR/tokens"
+"""
+
+
+async def number_of(one: Running, name: str, **labels: str) -> float:
+    """Give the sum of what a scrape says by a name, and with these labels."""
+    text = (await one.ask("/metrics", token=LOOK)).body.decode()
+    lines = re.findall(rf"^{name}(?:{{(.*)}})? (\S+)$", text, re.MULTILINE)
+    wanted = [f'{key}="{value}"' for key, value in labels.items()]
+    return sum(float(value) for said, value in lines if all(each in said for each in wanted))
+
+
+async def opened(one: Running, name: str) -> Client:
+    port = int(one.nbd.rpartition(":")[2])
+    client = Client(await trio.open_tcp_stream("127.0.0.1", port))
+    await client.go(name)
+    return client
+
+
+async def written(one: Running, name: str) -> None:
+    """Have a client come, write, and leave."""
+    client = await opened(one, name)
+    async with client.stream:
+        assert await client.error(Cmd.WRITE, 0, data=b"x" * 512) == 0
+        await client.send(Cmd.DISC)
+        assert await client.rest() == b""
+
+
+async def test_one_scrape_has_the_counts_of_all_and_of_those_that_have_died(workdir: Path) -> None:
+    async with server_at(workdir / "u.sock", disks()), running(workdir, CONFIG, ADMIN) as one:
+        with trio.fail_after(HANG_SECONDS):
+
+            async def is_ready() -> bool:
+                return (await one.ask("/readyz")).status == 200
+
+            async def workers() -> list[Mapping[str, Any]]:
+                answer = await ask(workdir / "control", "status")
+                return [] if answer.data is None else list(answer.data["workers"])
+
+            async def all_have_left() -> bool:
+                return await number_of(one, "nbd_gateway_sessions") == 0
+
+            await until(is_ready)
+            for name in NAMES:
+                await written(one, name)
+            await until(all_have_left)
+            writes = "nbd_gateway_requests_total"
+            assert await number_of(one, writes, command="WRITE") == len(NAMES)
+            begun = await number_of(one, "nbd_gateway_sessions_begun_total")
+            assert begun == len(NAMES)
+            pid = (await workers())[0]["pid"]
+            os.kill(pid, signal.SIGKILL)
+
+            async def is_replaced() -> bool:
+                assert await number_of(one, writes, command="WRITE") == len(NAMES)
+                return any(each["restarts"] and each["serves"] for each in await workers())
+
+            await until(is_replaced)
+            assert await number_of(one, writes, command="WRITE") == len(NAMES)
+            assert await number_of(one, "nbd_gateway_sessions_begun_total") == len(NAMES)
+            for name in NAMES:
+                await written(one, name)
+            await until(all_have_left)
+            assert await number_of(one, writes, command="WRITE") == 2 * len(NAMES)
+            lines = (await one.ask("/api/v1/log", token=LOOK)).said["lines"]
+            assert {each["fields"].get("worker") for each in lines} >= {0, 1}
+            assert "worker has died" in {each["event"] for each in lines}
+            assert [each["number"] for each in lines] == sorted(each["number"] for each in lines)
+            assert (await one.ask("/livez")).status == 200
