@@ -329,7 +329,10 @@ class NegotiatingClient:
             self._service.homes.stays(self._session_id, None)
         received = b"" if self._oldstyle else self._core.trailing_data
         log = self.log.bind(export=opened.grant.name)
-        asked = await transmit(self._service, opened, self.stream, received, log, self.identity)
+        asked = await transmit(
+            *(self._service, opened, self.stream, received, log, self.identity),
+            lifetime_seconds=self.listen.lifetime_seconds,
+        )
         self.asked = self.asked or asked
 
     async def aclose(self) -> None:

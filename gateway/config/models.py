@@ -160,6 +160,11 @@ class Listen(Section):
         default=10,
         description="How long a client may take from connecting to the end of its negotiation.",
     )
+    # No bound by itself: a virtual machine keeps its disk for months.
+    lifetime_seconds: WaitSeconds = Field(
+        default=0,
+        description="How long a session may last before it is ended in good order; 0: as long as it likes.",
+    )
     socket_mode: SocketMode | None = Field(
         default=None,
         description='Permissions of a Unix socket, octal, such as "0660". Default: the umask\'s.',

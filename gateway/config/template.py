@@ -35,6 +35,8 @@ uri = "nbd://127.0.0.1:10810"
 #max-connections = 1000
 # From connecting to the end of the negotiation.
 #handshake-seconds = 10
+# A session ends in good order after so long, for clients that connect again; 0: as long as it likes.
+#lifetime-seconds = 0
 # TCP asks an idle client after so long whether it is still there; 0 never asks.
 #keepalive-seconds = 60
 # TCP gives up a client that acknowledges nothing for so long; 0 leaves it to the kernel.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from gateway.hub.ending import do_all
+from gateway.hub.ends import Cause
 from gateway.hub.session import Session
 from gateway.identity import Identity
 from gateway.net.drive import Stream, take_socket
@@ -41,10 +42,12 @@ async def transmit(
     received: bytes,
     log: FilteringBoundLogger,
     who: Identity,
+    *,
+    lifetime_seconds: float = 0,
 ) -> bool:
     """Relay until the session has ended. Then close the uplink, and see the client off. Say whether the client
     has asked for anything, or has at least said that it goes. `received` came after the client's last option.
-    The stream is of no use afterwards.
+    After `lifetime_seconds`, if that is not 0, the session is ended. The stream is of no use afterwards.
     """
     membership = opened.membership
     client, early = take_socket(stream, one_slice_a_record=opened.offer.one_reply_a_record)
@@ -80,6 +83,8 @@ async def transmit(
                 if service.access is not opened.access or opened.grant.route.ticket is not None:
                     # A reload may have come since GO, or the end of its ticket.
                     nursery.start_soon(_look, service, running)
+                if lifetime_seconds:
+                    nursery.start_soon(_expire, service, running, lifetime_seconds)
 
             session = await service.hub.relay(
                 client,
@@ -112,6 +117,15 @@ async def transmit(
 
 async def _look(service: Service, running: Relayed) -> None:
     service.look_at(running)
+
+
+async def _expire(service: Service, running: Relayed, seconds: float) -> None:
+    """End a session in good order once it has lasted so long: its client connects again, and is asked by the
+    rules and the certificates that are in force then.
+    """
+    await trio.sleep(seconds)
+    why = f"it has lasted {seconds:g} s, the lifetime-seconds of its listener: connect again"
+    running.relaying.finish(why, service.config.drain_seconds, Cause.EXPIRED)
 
 
 def _left(running: Relayed) -> list[Callable[[], object]]:
