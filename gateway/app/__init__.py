@@ -15,6 +15,7 @@ command.py          what a gateway is there for by `--run`
 let_in_nowhere.py   clients that are let in nowhere
 lacking.py          what the first client will need and is not there, said before he comes
 draining.py         how clients are let go: those of a listener, or all, because the gateway ends
+fleet.py            the gateway as one of a fleet, where it is one
 farewell.py         the end in good order, step by step
 
 What it is asked while it runs:

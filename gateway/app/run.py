@@ -35,6 +35,7 @@ from gateway.app.descriptors import raise_limit, why_short
 from gateway.app.doors import Doorkeeper, open_doors
 from gateway.app.draining import Drained, Leaving
 from gateway.app.farewell import Farewell
+from gateway.app.fleet import FleetPart, fleet_of, refusals
 from gateway.app.lacking import say_what_is_lacking
 from gateway.app.let_in_nowhere import LetInNowhere
 from gateway.app.manager import manager_of
@@ -137,11 +138,12 @@ async def serve(
                         if member is None:
                             become_whom_it_says(config)
                         standing.tickets = await ticketing.opened_book(config)
-                        run = _Run(
-                            *(config, options, source, standing, embedded, signals, listening),
-                            *(newer, file, member),
-                        )
-                        status = await run.until_the_end()
+                        async with fleet_of(config, options.ends_with) as part:
+                            run = _Run(
+                                *(config, options, source, standing, embedded, signals, listening),
+                                *(newer, file, member, part),
+                            )
+                            status = await run.until_the_end()
                 finally:
                     await standing.aclose()
             except StartError as error:  # as itself, not in the nursery's group
@@ -181,6 +183,7 @@ class _Run:
         newer: Newer | None = None,
         file: Pidfile | None = None,
         member: Member | None = None,
+        fleet: FleetPart | None = None,
     ) -> None:
         listeners = standing.doors.listeners
         if listening is not None:
@@ -202,6 +205,7 @@ class _Run:
         self._options = options
         self._signals = signals
         self._member = member
+        self._fleet = fleet
         opens = open_listener if member is None else member.open
         self._reloader = Reloader(
             source, self._service, standing, embedded, self, opens, is_asked=member is None
@@ -240,6 +244,8 @@ class _Run:
                         await self._leaving.begun.wait()
                         self._upgrading.told()
                         await self._farewell.say()
+                        if self._fleet is not None:
+                            await self._fleet.member.leave()
                         await self._upgrading.farewell()
                         doors.cancel_scope.cancel()
                     clients.cancel_scope.cancel()
@@ -260,6 +266,8 @@ class _Run:
         self._verbs |= ticketing.verbs_of(self._service)
         self._verbs |= status.verbs_of(self._service, self._stuck, self._overview)
         self._verbs = self._upgrading.guarded({**self._verbs, "upgrade": self._upgrading.upgrade})
+        if self._fleet is not None:
+            self._verbs |= refusals()
         begin(self._obey_signals, everything)
         begin(self._stuck.watch)
         begin(self._drained.run)
@@ -273,6 +281,10 @@ class _Run:
             self.watch(self._standing.keyring)
         if self._standing.tickets is not None:
             self.keep(self._standing.tickets)
+        if self._fleet is not None:
+            listeners = self._standing.doors.listeners
+            self._fleet.begin(self._service, listeners, self.take)
+            begin(self._fleet.run)
         if self._member is not None:
             self._join(self._member)
         elif not self._upgrading.begin(self._tasks):
@@ -333,6 +345,10 @@ class _Run:
 
     async def _obey_signals(self, everything: trio.CancelScope) -> None:
         async for number in self._signals:
+            if number in (signal.SIGHUP, signal.SIGUSR2) and self._fleet is not None:
+                verb = "reload" if number == signal.SIGHUP else "upgrade"
+                self._service.log.warning("signal is not obeyed in a fleet", verb=verb)
+                continue
             if number == signal.SIGHUP:
                 if self._member is None:  # else a terminal's, or a slip: the supervisor reloads all
                     self._reloader.ask()

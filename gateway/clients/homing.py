@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -23,19 +23,20 @@ from gateway.protocol.server_role import Aborted, Event, ListAsked, ServerNegoti
 if TYPE_CHECKING:
     from gateway.clients.inquiry import Inquiry
     from gateway.config import Listen
-    from gateway.handover.homes import Homes
+    from gateway.handover.homes import Gateways, Homes
     from gateway.identity import Identity
+    from gateway.net.options import RelaySocket
 
 
 @dataclass(frozen=True, slots=True)
 class GoneHome:
     """A client that another process has now."""
 
-    end: socket.socket | None
-    """Over TLS: what leads there; else its socket does, and ours is closed."""
+    end: RelaySocket | None
+    """What leads there, over TLS and to another gateway; else its socket does, and ours is closed."""
 
     async def relay(self, stream: Stream) -> None:
-        """Relay until it has ended, if its TLS is here."""
+        """Relay until it has ended, if something of it is here."""
         if self.end is None:
             return
         client, early = take_socket(stream)
@@ -62,6 +63,55 @@ async def gone_home(
     the export that an oldstyle listener has. `seconds`: how much of its time it has used. Raises `Refusal`: it
     may not have the export, or nobody serves it at this moment.
     """
+    given = _given(asked, inquiry, core, session_id, listen, identity, seconds)
+    if given is None:
+        return None
+    end: socket.socket | None = None
+    if isinstance(stream, trio.SocketStream):
+        descriptor = os.dup(stream.socket.fileno())
+    else:
+        end, theirs = stream_pair()
+        descriptor = theirs.detach()
+    given = replace(given, via_tls=end is not None)
+    taken = False
+    try:
+        export = None if given.site is None else _name(asked)
+        taken = await homes.takes(given, descriptor, export)
+    finally:
+        if end is not None and not taken:
+            end.close()
+    return GoneHome(end) if taken else None
+
+
+async def gone_to_gateway(
+    gateways: Gateways,
+    asked: Event | str,
+    inquiry: Inquiry,
+    core: ServerNegotiation,
+    *,
+    session_id: str,
+    listen: Listen,
+    identity: Identity,
+    seconds: float,
+) -> GoneHome | None:
+    """Lead a client to another gateway of the fleet, if that is its home; else as `gone_home`."""
+    given = _given(asked, inquiry, core, session_id, listen, identity, seconds)
+    if given is None or given.site is None:  # a list is asked of the servers, whoever their home is
+        return None
+    end = await gateways.takes(given)
+    return None if end is None else GoneHome(end)
+
+
+def _given(
+    asked: Event | str,
+    inquiry: Inquiry,
+    core: ServerNegotiation,
+    session_id: str,
+    listen: Listen,
+    identity: Identity,
+    seconds: float,
+) -> Given | None:
+    """Give all that is known of a client; None, if it asks for nothing of a disk. Raises `Refusal`."""
     if isinstance(asked, (Aborted, TlsAsked)):
         return None
     talk = None if isinstance(asked, str) else core.unfinished()
@@ -69,22 +119,7 @@ async def gone_home(
     if not isinstance(asked, ListAsked):
         location = inquiry.may_open(asked) if isinstance(asked, str) else inquiry.asked_for(asked)
     site = None if location is None else DiskSite.at(location.server.where, location.name)
-    end: socket.socket | None = None
-    if isinstance(stream, trio.SocketStream):
-        descriptor = os.dup(stream.socket.fileno())
-    else:
-        end, theirs = stream_pair()
-        descriptor = theirs.detach()
-    door = door_of(listen.uri)
-    given = Given(0, session_id, door, identity, site, seconds, talk, via_tls=end is not None)
-    taken = False
-    try:
-        export = None if location is None else _name(asked)
-        taken = await homes.takes(given, descriptor, export)
-    finally:
-        if end is not None and not taken:
-            end.close()
-    return GoneHome(end) if taken else None
+    return Given(0, session_id, door_of(listen.uri), identity, site, seconds, talk)
 
 
 def _name(asked: Event | str) -> str | None:

@@ -25,7 +25,8 @@ nothing before its first command. So it is given no time to say it in, either.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -143,7 +144,9 @@ class NegotiatingClient:
         try:
             if self._service.draining:
                 raise Refusal(Rep.ERR_SHUTDOWN, "the gateway is shutting down")
-            if self._service.homes is not None and await self._goes_home(name):
+            service = self._service
+            goes = service.homes is not None or service.gateways is not None
+            if goes and await self._goes_home(name):
                 return None
             self._core.asked_for = name
             self._service.negotiations.add(self._core)
@@ -186,7 +189,9 @@ class NegotiatingClient:
             if not isinstance(event, ExportAsked):
                 self._inquiry.forget()
             try:
-                if self._service.homes is not None and await self._goes_home(event):
+                service = self._service
+                goes = service.homes is not None or service.gateways is not None
+                if goes and await self._goes_home(event):
                     return None
                 match event:
                     case Aborted():
@@ -221,20 +226,22 @@ class NegotiatingClient:
         """Hand the client over if its home is another process; say whether it was. An oldstyle client asks for
         an export by its name alone. Raises `Refusal`.
         """
-        assert self._service.homes is not None
-        from gateway.clients.homing import gone_home
+        from gateway.clients.homing import gone_home, gone_to_gateway
 
-        self.home = await gone_home(
-            self._service.homes,
-            asked,
-            self._inquiry,
-            self._core,
-            self.stream,
-            session_id=self._session_id,
-            listen=self.listen,
-            identity=self.identity,
-            seconds=max(0.0, self.listen.handshake_seconds - self.time.left),
-        )
+        service = self._service
+        who: dict[str, Any] = {
+            "session_id": self._session_id,
+            "listen": self.listen,
+            "identity": self.identity,
+            "seconds": max(0.0, self.listen.handshake_seconds - self.time.left),
+        }
+        if service.homes is not None:
+            asks = (service.homes, asked, self._inquiry, self._core, self.stream)
+            self.home = await gone_home(*asks, **who)
+        else:
+            assert service.gateways is not None
+            to = partial(gone_to_gateway, service.gateways, asked, self._inquiry, self._core, **who)
+            self.home = await self._presence.patiently(to)
         return self.home is not None
 
     async def _start_tls(self) -> None:

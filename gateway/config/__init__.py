@@ -13,12 +13,14 @@
     exports.py          the keys of [[export]], and of a ticket: an export that is made at run time
     rules.py            the keys of [[rule]], and what stands in `policies`
     admin.py            the keys of [admin]
+    fleet.py            the keys of [fleet]
     base.py, values.py  what all of them are made of
 
     checks.py           what one key alone cannot know: names that must exist, keys that exclude each other
     rule_checks.py      the same of rules and policies
     upstream_checks.py  the same of connections
     worker_checks.py    what several workers cannot do yet
+    fleet_checks.py     what several gateways cannot do yet
     data.py             what all checks go by: the text's data, and names that others define
     tickets.py          whether what is said makes a ticket, and fits the configuration
 
@@ -34,6 +36,7 @@ from gateway.config.connections import PER_CLIENT, Connections
 from gateway.config.data import Vocabulary
 from gateway.config.documents import read
 from gateway.config.exports import Export, NoTicket, Route, Ticket
+from gateway.config.fleet import Fleet
 from gateway.config.models import (
     Config,
     Control,
@@ -56,6 +59,7 @@ __all__ = [
     "Connections",
     "Control",
     "Export",
+    "Fleet",
     "Listen",
     "Log",
     "Network",

@@ -24,6 +24,7 @@ from gateway.config.data import (
     target_of,
 )
 from gateway.config.exports import exact_name
+from gateway.config.fleet_checks import fleet
 from gateway.config.lines import KeyPath
 from gateway.config.rule_checks import (
     policies,
@@ -45,6 +46,7 @@ def findings(data: Data, where: Where, vocabulary: Vocabulary | None) -> Iterato
         yield from _unknown(data, vocabulary)
         yield from policies(data, vocabulary)
     yield from workers(data, vocabulary)
+    yield from fleet(data, vocabulary)
     yield from unreachable(data, where, vocabulary)
     for check in (
         *(_needed, _listeners, _styles, _tls, _addresses, _control, _admin, _tickets, _upstreams),

@@ -22,6 +22,7 @@ from pydantic import Field, PlainValidator, PrivateAttr, WithJsonSchema
 from gateway.config.admin import Admin
 from gateway.config.base import Section, shown, text, written_as
 from gateway.config.exports import Export, Route, Ticket
+from gateway.config.fleet import Fleet
 from gateway.config.rules import Network, Rule, network
 from gateway.config.upstream import Upstream
 from gateway.config.values import (
@@ -321,6 +322,10 @@ class Config(Section):
         default=None, description="Metrics, health, an API and a page for browsers, over HTTP."
     )
     tickets: Tickets = Field(default_factory=lambda: Tickets())
+    # Off: it needs etcd.
+    fleet: Fleet | None = Field(
+        default=None, description="Several gateways that serve as one, by way of etcd."
+    )
     _issued: Mapping[str, Ticket] = PrivateAttr(default_factory=dict)
 
     @cached_property

@@ -265,4 +265,8 @@ uri = "nbd://127.0.0.1:10809"
 [tickets]
 # Where "nbd-gateway export add" keeps them, a file each. Without any [[export]], there are no others then.
 #directory = "/var/lib/nbd-gateway/tickets"
+
+# ---- several gateways that serve as one, by way of etcd ----
+
+# [fleet] does not go with [tickets], among others: docs/fleet.md has an example of it, and says what does.
 """

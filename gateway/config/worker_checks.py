@@ -35,12 +35,17 @@ def workers(data: Data, vocabulary: Vocabulary | None) -> Iterator[Finding]:
         if key in data:
             yield (key,), f"{text}: with {said} leave [{key}] out, or write workers = 1"
     if vocabulary is not None:
-        yield from _counted(data, vocabulary, said)
+        what = f"with {said} each worker would count its own: write workers = 1, or"
+        there = "are all in one worker"
+        yield from counted(data, vocabulary, what, there, together=True)
 
 
-def _counted(data: Data, vocabulary: Vocabulary, said: str) -> Iterator[Finding]:
-    """Find policies that count sessions which may be in several workers. An export's are all in one, for its
-    disk has a home.
+def counted(
+    data: Data, vocabulary: Vocabulary, what: str, there: str, *, together: bool
+) -> Iterator[Finding]:
+    """Find policies that count sessions which may be in several processes. An export's are all in one, for its
+    disk has a home. `what` says what is wrong with that, and `there` where an export's are. `together`: some
+    policies count for all these processes, which have memory in common.
     """
     for header in ("rule", "export"):
         for path, table in array_of(data, header):
@@ -49,13 +54,12 @@ def _counted(data: Data, vocabulary: Vocabulary, said: str) -> Iterator[Finding]
                 continue
             for i, use in enumerate(uses if isinstance(uses, list) else ()):
                 if isinstance(use, dict) and _scope(use, vocabulary) == "place":
-                    if "counted" in vocabulary.hooks(vocabulary.policy(use["use"])):
+                    if together and "counted" in vocabulary.hooks(vocabulary.policy(use["use"])):
                         continue  # for all workers together
                     yield (
                         (*path, "policies", i),
-                        f"{use['use']} counts all that pass here, and with {said} each worker would count its"
-                        " own: write workers = 1, or move it into an [[export]] with an exact name, whose"
-                        " sessions are all in one worker",
+                        f"{use['use']} counts all that pass here, and {what} move it into an [[export]] with an"
+                        f" exact name, whose sessions {there}",
                     )
 
 

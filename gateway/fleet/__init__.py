@@ -1,9 +1,13 @@
 """Several gateways on several machines that serve as one: which of them may serve a disk is decided by etcd.
 
-lease.py   how long a gateway may rely on its lease; pure
-etcd.py    leases, keys and transactions of etcd, over its JSON gateway
-record.py  who may write to a disk, as etcd keeps it; pure
-tenure.py  a gateway's time as the home of one disk: when it may begin, and whether it still may; pure
+member.py   a gateway as one of a fleet: its lease, its disks, and where the homes of others are
+door.py     how a client goes from the gateway where it came in to the home of its disk
+guarded.py  a link's socket that looks before each batch whether it still may
+keys.py     the names of keys in etcd, and what they say; pure
+lease.py    how long a gateway may rely on its lease; pure
+etcd.py     leases, keys and transactions of etcd, over its JSON gateway
+record.py   who may write to a disk, as etcd keeps it; pure
+tenure.py   a gateway's time as the home of one disk: when it may begin, and whether it still may; pure
 
 docs/fleet.md has what users are told of it, and what all this does not promise.
 """

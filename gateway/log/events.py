@@ -1277,6 +1277,123 @@ TICKETS = Chapter(
     ),
 )
 
+_FLEET_DISK = "the disk: its server's address, and its name there"
+
+FLEET = Chapter(
+    "Several gateways, a fleet",
+    (),
+    (
+        _event(
+            "joined a fleet",
+            INFO,
+            "The gateway is one of a fleet, and other gateways can reach it.",
+            gateway="its name",
+            uri="where the others reach it",
+        ),
+        _event(
+            "etcd does not answer",
+            WARNING,
+            "The lease cannot be renewed. The gateway serves on until it cannot be relied on any more.",
+            "See to etcd: without a majority of its members nothing is served for long.",
+            why=_WHY,
+            seconds="how long the lease can be relied on still",
+        ),
+        _event("etcd answers again", INFO, "The lease is renewed again."),
+        _event(
+            "lease has run out",
+            ERROR,
+            "Nothing is sent to disks that have a home any more. Their links are cut, and sessions wait for"
+            " another one as after any loss. If etcd answers in time, they go on.",
+            "See to etcd, or to what has held the gateway up: a machine that was stopped, for one.",
+            homes="of how many disks this gateway was the home",
+        ),
+        _event(
+            "disk has its home here",
+            INFO,
+            "From now on this gateway serves all clients of a disk.",
+            disk=_FLEET_DISK,
+            before="the gateways that have not given the disk away: something may still come from them",
+        ),
+        _event(
+            "waiting for what an earlier home may have sent",
+            WARNING,
+            "An earlier home has ended without giving the disk away. Clients wait.",
+            "A fence would make this wait unnecessary, and two writers impossible.",
+            disk=_FLEET_DISK,
+            before="the gateways",
+            seconds="late-write-seconds of the upstream",
+        ),
+        _event(
+            "earlier home is cut off",
+            WARNING,
+            "The fence has succeeded.",
+            "See why that gateway has ended, and let it to the server again.",
+            disk=_FLEET_DISK,
+            gateway="which one was cut off",
+        ),
+        _event(
+            "fence has failed",
+            ERROR,
+            "Nobody serves the disk until it succeeds. It is tried again every few seconds.",
+            "Mend what the reason says.",
+            disk=_FLEET_DISK,
+            gateway="which one is to be cut off",
+            why=_WHY,
+        ),
+        _event(
+            "disk is lost to the fleet",
+            ERROR,
+            "etcd has ended the lease, so another gateway may have the disk. Its sessions here are ended.",
+            "See what has kept the gateway from renewing its lease.",
+            disk=_FLEET_DISK,
+            why=_WHY,
+        ),
+        _event(
+            "disk is not given away",
+            WARNING,
+            "The gateway ends, and its next home has to wait, or to use the fence.",
+            "Nothing, if it is seldom; else see why connections to the server end with something under way.",
+            disk=_FLEET_DISK,
+            why=_WHY,
+        ),
+        _event(
+            "lease is not ended",
+            WARNING,
+            "The gateway ends, and others have its disks only after the time of its lease.",
+            "See to etcd.",
+            why=_WHY,
+        ),
+        _event(
+            "client led to its home",
+            INFO,
+            "Another gateway serves the disk that a client asks for; its bytes are relayed.",
+            session="the client's id, which is the same there",
+            gateway="which one",
+        ),
+        _event(
+            "nobody of the fleet",
+            WARNING,
+            "Somebody came to the address that is for other gateways, and is none that is understood.",
+            "See who that is, and whether all gateways have certificates of one CA and one version.",
+            why=_WHY,
+        ),
+        _event(
+            "could not accept a gateway",
+            ERROR,
+            "Another gateway has come with a client, and there is no room. It is tried again.",
+            "Give the gateway more descriptors or memory, as the reason says.",
+            why=_WHY,
+        ),
+        _event(
+            "signal is not obeyed in a fleet",
+            WARNING,
+            "A gateway of a fleet does not reload or upgrade yet.",
+            "End it, and start another one in its place (docs/fleet.md).",
+            verb="what the signal asks for",
+        ),
+    ),
+)
+
 CHAPTERS = (
     GATEWAY,
     CREDENTIALS,
@@ -1289,6 +1406,7 @@ CHAPTERS = (
     UPSTREAMS,
     LINKS,
     LOSSES,
+    FLEET,
 )
 
 EVENTS = tuple(event for chapter in CHAPTERS for event in chapter.events)

@@ -46,7 +46,7 @@ from gateway.wire.handshake import ListedExport
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from gateway.handover.homes import Homes  # costs nothing where there is one process
+    from gateway.handover.homes import Gateways, Homes  # costs nothing where there is one process
     from gateway.tickets.book import Book  # costs nothing where there are no tickets
     from gateway.tickets.kept import Over
 
@@ -141,6 +141,8 @@ class Service:
     """The exports that are made at run time. None: none can be."""
     homes: Homes | None = None
     """Knows which disks another process serves, while there is one."""
+    gateways: Gateways | None = None
+    """Knows which disks another gateway serves, where there is a fleet of them."""
     may_serve: Callable[[Location], None] | None = None
     """Raises `Refusal` for a disk that no client should have come here for; None: all are served here."""
     keeper: Bookkeeper | None = None

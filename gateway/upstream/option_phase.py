@@ -362,6 +362,8 @@ class OptionPhase:
             self._core.next_event()  # raises if anything came that nobody asked for
         except WireError as error:
             raise LostTheWay(str(error)) from None
+        guard = self._server.guard
+        guarded = None if guard is None else guard(self.terms.name)
         sock, early = take_socket(
             self._handshake.stream, one_slice_a_record=dialect.one_request_a_record
         )
@@ -369,6 +371,8 @@ class OptionPhase:
         # One that has ended, and yet has just answered, is not the one that did.
         peer = UNKNOWN if self._handshake.peer.gone() else self._handshake.peer
         peer.serves(sock)
+        if guarded is not None:
+            sock = guarded(sock)
         self._server.links.add(sock)
         self._opened = Link(sock, export, dialect, names, self.rung, self._handshake.slot, peer)
         if early:

@@ -88,6 +88,10 @@ class Server:
         self.misnamed: tuple[str, ...] = ()
         """What its last list had by names that are no strings."""
         """What it serves."""
+        self.guard: Callable[[str], Callable[[RelaySocket], RelaySocket]] | None = None
+        """Gives what gives a link to an export (by its name there) its socket, where other gateways may come to
+        serve it; raises `Unreachable` if nothing may be sent to it from here. None: no others may.
+        """
         self.links: WeakSet[RelaySocket] = WeakSet()
         """The sockets of the links that it has served, as long as anybody has them."""
 

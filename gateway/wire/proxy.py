@@ -22,7 +22,7 @@ bytes are missing at least: a caller that receives no more than these never take
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from struct import Struct
@@ -91,6 +91,42 @@ class Header:
 
     length: int
     source: ProxySource | None
+    more: bytes = field(default=b"", compare=False, repr=False)
+    """What follows the addresses of version 2: vectors of type, length and value (section 2.2)."""
+
+
+OURS = 0xE0
+"""PP2_TYPE_MIN_CUSTOM: the first type of a vector that is left to whoever writes it (section 2.2)."""
+
+_VECTOR = Struct(">BH")
+
+
+def encode_header(source: ProxySource | None, ours: bytes) -> bytes:
+    """Give a header of version 2 for a client that comes over TCP, or (None) in another way, with a vector of
+    ours. Raises `ValueError` if that is too long.
+    """
+    kind, addresses = 0, b""
+    if source is not None and source.address is not None:
+        family = Family.INET if source.address.version == 4 else Family.INET6
+        kind = family << 4 | ProxyTransport.STREAM
+        packed = source.address.packed
+        addresses = packed + bytes(len(packed)) + source.port.to_bytes(2, "big") + b"\0\0"
+    block = addresses + _VECTOR.pack(OURS, len(ours)) + ours
+    if len(block) > MAX_BLOCK_BYTES:
+        raise ValueError(f"a PROXY header has at most {MAX_BLOCK_BYTES} bytes, not {len(block)}")
+    return HEAD.pack(SIGNATURE, 2 << 4 | ProxyCommand.PROXY, kind, len(block)) + block
+
+
+def ours_in(header: Header) -> bytes:
+    """Give the value of our vector in a header. Raises `WireError` if there is none."""
+    at = 0
+    while at + _VECTOR.size <= len(header.more):
+        kind, length = _VECTOR.unpack_from(header.more, at)
+        at += _VECTOR.size
+        if kind == OURS and at + length <= len(header.more):
+            return header.more[at : at + length]
+        at += length
+    raise WireError(f"expected a vector of type 0x{OURS:02x} in a PROXY header, found none")
 
 
 def decode_header(data: bytes) -> Header | int:
@@ -184,9 +220,12 @@ def _decode_binary(data: bytes) -> Header | int:
             )
     if len(data) < whole:
         return whole - len(data)
-    if command == ProxyCommand.LOCAL or transport != ProxyTransport.STREAM:
+    if command == ProxyCommand.LOCAL:
         return Header(whole, None)
-    return Header(whole, _source_of_block(family, data[HEAD.size :]))
+    more = data[HEAD.size + _ADDRESSES_BYTES[Family(family)] : whole]
+    if transport != ProxyTransport.STREAM:
+        return Header(whole, None, more)
+    return Header(whole, _source_of_block(family, data[HEAD.size :]), more)
 
 
 _SOURCE4 = Struct(">4s4xHxx")

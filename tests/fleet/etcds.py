@@ -23,7 +23,7 @@ class Members:
         self.at = at
         self.tls = tls
         scheme = "https" if tls else "http"
-        with _free_ports(2 * count) as ports:
+        with free_ports(2 * count) as ports:
             self.uris = [f"{scheme}://127.0.0.1:{port}" for port in ports[:count]]
             self._peers = [f"http://127.0.0.1:{port}" for port in ports[count:]]
         self._processes: list[subprocess.Popen[bytes] | None] = [None] * count
@@ -107,7 +107,7 @@ def _has_no_fsync() -> bool:
 
 
 @contextmanager
-def _free_ports(count: int) -> Iterator[list[int]]:
+def free_ports(count: int) -> Iterator[list[int]]:
     """Give ports that are free; together, so that no two are one."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     try:

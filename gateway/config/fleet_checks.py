@@ -1,0 +1,69 @@
+"""What a fleet cannot do, or not yet (docs/fleet.md): see `checks.py`, which asks this.
+
+Gateways of a fleet share the homes of disks, and nothing that is counted or kept elsewhere. What would be
+another thing in each of them is refused, with what to write instead.
+"""
+
+from collections.abc import Iterator
+
+from gateway.config.data import Data, Finding, Vocabulary, array_of, tables_of, target_of
+from gateway.config.worker_checks import counted
+from gateway.uri import NbdUri
+
+_NOT_YET = {
+    "tickets": "exports that are made at run time are kept by one gateway, and not yet by a fleet",
+}
+
+
+def fleet(data: Data, vocabulary: Vocabulary | None) -> Iterator[Finding]:
+    """Find what would not be true in a fleet."""
+    table = data.get("fleet")
+    if not isinstance(table, dict):
+        return
+    for key, text in _NOT_YET.items():
+        if key in data:
+            yield (key,), f"{text}: leave [{key}] out, or [fleet]"
+    control = data.get("control")
+    if isinstance(control, dict) and control.get("reload-on-change") is True:
+        text = "a gateway of a fleet does not reload yet: leave this out with [fleet]"
+        yield ("control", "reload-on-change"), text
+    if data.get("workers", 1) != 1:
+        yield ("workers",), "a gateway of a fleet has one process yet: write workers = 1"
+    for path, listen in array_of(data, "listen"):
+        if listen.get("style") == "oldstyle":
+            text = (
+                "oldstyle clients are not led to another gateway yet: leave this out with [fleet]"
+            )
+            yield (*path, "style"), text
+    for path, upstream in tables_of(data, "upstream"):
+        target = target_of(upstream)
+        if "command" in upstream or (target is not None and not isinstance(target, NbdUri)):
+            key = "command" if "command" in upstream else "uri"
+            text = "each gateway of a fleet would have a server of its own: run it apart, and name its address"
+            yield (*path, key), text
+        if upstream.get("warm"):
+            text = "connections that are kept ready are not yet given to another gateway with their disks"
+            yield (*path, "warm"), f"{text}: leave this out with [fleet]"
+    yield from _of_etcd(table)
+    if vocabulary is not None:
+        what = "each gateway of the fleet would count its own:"
+        yield from counted(data, vocabulary, what, "are all at one gateway", together=False)
+
+
+def _of_etcd(table: Data) -> Iterator[Finding]:
+    members = table.get("etcd")
+    members = [members] if isinstance(members, str) else members
+    written = (
+        [each for each in members if isinstance(each, str)] if isinstance(members, list) else []
+    )
+    secure = [each for each in written if each.startswith("https:")]
+    if "etcd-certificates" in table and written and len(secure) < len(written):
+        text = "this is for members with https:, and with http: everybody on the way may take disks"
+        yield ("fleet", "etcd-certificates"), text
+    if secure and "etcd-certificates" not in table:
+        text = 'members with https: need etcd-certificates = "DIRECTORY", with ca-cert.pem'
+        yield ("fleet", "etcd"), text
+    if ("etcd-user" in table) != ("etcd-password-file" in table):
+        has = "etcd-user" if "etcd-user" in table else "etcd-password-file"
+        lacks = "etcd-password-file" if has == "etcd-user" else "etcd-user"
+        yield ("fleet", has), f"this goes with {lacks}"

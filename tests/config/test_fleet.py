@@ -1,0 +1,89 @@
+"""What is said of `[fleet]`: its keys, and what a fleet cannot do yet."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.cli.vocabulary import vocabulary
+from gateway.config import ConfigError, parse
+
+LISTEN = '[[listen]]\nuri = "nbd://127.0.0.1:10810"\n'
+SERVER = '[upstream.u]\nuri = "nbd://127.0.0.1"\n'
+FLEET = """[fleet]
+etcd = "http://127.0.0.1:2379"
+name = "gw-1"
+address = "nbds://127.0.0.1:10812"
+certificates = "/fleet"
+"""
+
+
+def problems(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "t", vocabulary())
+    return "\n".join(problem.message for problem in caught.value.problems)
+
+
+def test_what_is_left_out() -> None:
+    fleet = parse(LISTEN + SERVER + FLEET, "t").fleet
+    assert fleet is not None
+    assert fleet.etcd == ("http://127.0.0.1:2379",)
+    assert (fleet.lease_seconds, fleet.prefix, fleet.fence) == (10, "/nbd-gateway/", None)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("etcd", "[]", "expected text in quotes or a list of it"),
+        ("etcd", '"127.0.0.1:2379"', 'expected "https://HOST:PORT"'),
+        ("etcd", '"http://127.0.0.1"', 'expected "https://HOST:PORT"'),
+        ("etcd", '"http://h:99999"', 'expected "https://HOST:PORT"'),
+        ("etcd", '"https://h:1"', 'need etcd-certificates = "DIRECTORY"'),
+        ("name", '"a/b"', "expected a name of up to 64 letters"),
+        ("name", f'"{"a" * 65}"', "expected a name of up to 64 letters"),
+        ("address", '"nbd://127.0.0.1:1"', 'expected "nbds://HOST:PORT"'),
+        ("address", '"nbds://127.0.0.1/x"', 'expected "nbds://HOST:PORT"'),
+        ("lease-seconds", "1", "expected 2 or more"),
+        ("prefix", '"/a"', 'expected a path that ends in "/"'),
+        ("fence", '"/sbin/cut"', "expected a program and its arguments"),
+        ("fence", "[]", "expected a program and its arguments"),
+        ("etcd-user", '"u"', "this goes with etcd-password-file"),
+        ("etcd-password-file", '"/p"', "this goes with etcd-user"),
+        ("etcd-certificates", '"/c"', "this is for members with https:"),
+    ],
+)
+def test_what_is_wrong(key: str, value: str, expected: str) -> None:
+    lines = [line for line in FLEET.splitlines() if not line.startswith(f"{key} ")]
+    text = "\n".join([*lines, f"{key} = {value}"])
+    assert expected in problems(LISTEN + SERVER + text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("workers = 2\n" + LISTEN + SERVER, "a gateway of a fleet has one process yet"),
+        (LISTEN + 'style = "oldstyle"\n' + SERVER, "oldstyle clients are not led"),
+        (LISTEN + '[upstream.u]\nuri = "memory:1M"\n', "would have a server of its own"),
+        (LISTEN + '[upstream.u]\ncommand = ["x"]\n', "would have a server of its own"),
+        (LISTEN + SERVER + "warm = 1\n", "connections that are kept ready"),
+        (LISTEN + SERVER + '[tickets]\ndirectory = "/t"\n', "leave [tickets] out"),
+        (
+            LISTEN + SERVER + "[control]\nreload-on-change = true\n",
+            "a gateway of a fleet does not reload yet",
+        ),
+        (
+            LISTEN
+            + SERVER
+            + '[[export]]\nname = "a*"\nupstream = "u"\n'
+            + 'policies = [{ use = "limit", connections = 2 }]\n',
+            "each gateway of the fleet would count its own: move it into an [[export]]",
+        ),
+    ],
+)
+def test_what_a_fleet_cannot_do_yet(text: str, expected: str) -> None:
+    assert expected in problems(text + FLEET)
+
+
+def test_an_export_of_an_exact_name_may_be_counted() -> None:
+    counted = '[[export]]\nname = "a"\nupstream = "u"\n'
+    counted += 'policies = [{ use = "limit", connections = 2 }]\n'
+    assert parse(LISTEN + SERVER + counted + FLEET, "t", vocabulary()).fleet is not None

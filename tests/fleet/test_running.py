@@ -1,0 +1,161 @@
+"""A fleet as it runs: three gateways, a real etcd, and what befalls them."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import trio
+
+from gateway.embedded import Server
+from gateway.wire.constants import Chunk, Cmd
+from tests.embedded.peers import Client
+from tests.fleet.running import LIVES_SECONDS, NotingDisk, fleet
+from tests.workers.running import server_at
+
+pytestmark = pytest.mark.real
+
+SIZE = 1 << 20
+A, B, C = (letter * 512 for letter in (b"a", b"b", b"c"))
+
+
+def noting() -> tuple[Server, NotingDisk]:
+    disk = NotingDisk(SIZE)
+    return Server({"d": disk}), disk
+
+
+async def ended(client: Client) -> bool:
+    try:
+        return await client.rest() == b""
+    except trio.BrokenResourceError:
+        return True
+
+
+async def test_a_disk_has_one_home_whoever_its_clients_came_to(tmp_path: Path) -> None:
+    server, _disk = noting()
+    # Whoever leads a client to its home has to say that it is root.
+    rule = '[[export]]\nname = "d"\nupstream = "u"\n[[rule]]\nwho = { unix-user = "root" }\n'
+    async with (
+        server_at(tmp_path / "u.sock", server),
+        fleet(tmp_path, etcds=3, tls=True, exports=rule, lease=LIVES_SECONDS) as all_,
+    ):
+        clients = [await each.session() for each in all_.gateways.values()]
+        for number, client in enumerate(clients):
+            assert await client.error(Cmd.WRITE, 512 * number, data=A) == 0
+        for client in clients:
+            assert await client.read(0, 3 * 512) == 3 * A
+            assert await client.error(Cmd.FLUSH) == 0
+        home = await all_.home()
+        assert len(await home.sessions()) == 3
+        assert not [await each.sessions() for each in all_.others(home) if await each.sessions()]
+
+
+async def test_a_home_that_is_killed_takes_its_clients_along_and_another_one_waits(
+    tmp_path: Path,
+) -> None:
+    """The client knows: its connection is closed, and a FLUSH that was not answered was none."""
+    server, disk = noting()
+    async with server_at(tmp_path / "u.sock", server), fleet(tmp_path, late=1) as all_:
+        first = await all_["a"].session()
+        assert await first.error(Cmd.WRITE, data=A) == 0
+        home = await all_.home()
+        led = await all_.others(home)[0].session()
+        home.kill()
+        assert await ended(led)
+        other = all_.others(home)[0]
+        again = await other.session_again()
+        assert await again.read(0, 512) == A
+        assert await again.error(Cmd.WRITE, data=B) == 0
+        new = await all_.home()
+        assert new is not home
+        assert f"before=['{home.name}']" in new.said
+        assert "waiting for what an earlier home may have sent" in new.said
+        assert disk.writers == [b"a", b"b"]
+
+
+async def test_a_home_that_ends_in_good_order_gives_its_disks_away(tmp_path: Path) -> None:
+    """Nobody waits for late-write-seconds then, which would be longer than the test."""
+    server, _disk = noting()
+    async with (
+        server_at(tmp_path / "u.sock", server),
+        fleet(tmp_path, late=86400, lease=LIVES_SECONDS) as all_,
+    ):
+        client = await all_["a"].session()
+        assert await client.error(Cmd.WRITE, data=A) == 0
+        assert await client.error(Cmd.FLUSH) == 0
+        home = await all_.home()
+        await client.send(Cmd.DISC)
+        assert await ended(client)
+        await home.end()
+        again = await all_.others(home)[0].session_again()
+        assert await again.read(0, 512) == A
+        assert "not given away" not in home.said
+
+
+@pytest.mark.parametrize("fence", [True, False])
+async def test_a_home_that_was_stopped_writes_nothing_when_it_goes_on(
+    tmp_path: Path, fence: bool
+) -> None:
+    server, disk = noting()
+    marks = tmp_path / "cut"
+    (tmp_path / "fence").write_text(f'#!/bin/sh\necho "$1 $2" >>{marks}\n')
+    (tmp_path / "fence").chmod(0o700)
+    more = f'fence = ["{tmp_path}/fence"]\n' if fence else ""
+    late = 86400 if fence else 0  # with a fence nobody waits for that
+    async with (
+        server_at(tmp_path / "u.sock", server),
+        fleet(tmp_path, more=more, late=late) as all_,
+    ):
+        client = await all_["a"].session()
+        assert await client.error(Cmd.WRITE, data=A) == 0
+        home = await all_.home()
+        old = await home.session()
+        home.signal(signal.SIGSTOP)
+        cookie = await old.send(
+            Cmd.WRITE, data=C
+        )  # it lies in the socket of the one that is stopped
+        again = await all_.others(home)[0].session_again()
+        assert await again.error(Cmd.WRITE, data=B) == 0
+        home.signal(signal.SIGCONT)
+        with suppress(EOFError, trio.BrokenResourceError):  # it may be told nothing
+            assert (await old.reply(cookie))[-1].kind == Chunk.ERROR
+        assert await again.read(0, 512) == B
+        assert disk.writers == [b"a", b"b"]
+        if fence:
+            assert marks.read_text().startswith(f"{home.name} nbds://127.0.0.1:")
+
+
+async def test_without_a_majority_of_etcd_nothing_moves_and_nobody_writes(tmp_path: Path) -> None:
+    server, disk = noting()
+    async with server_at(tmp_path / "u.sock", server), fleet(tmp_path, etcds=3) as all_:
+        home_client = await all_["a"].session()
+        assert await home_client.error(Cmd.WRITE, data=A) == 0
+        home = await all_.home()
+        all_.members.signal(signal.SIGSTOP, [0, 1])
+        while "lease has run out" not in home.said:
+            await trio.sleep(0.05)
+        client = await all_["b"].connected()
+        await client.structured()
+        with trio.move_on_after(1) as waits:
+            client.negotiation.go("d", ())
+            await client.event()
+        assert waits.cancelled_caught  # nobody serves it
+        assert disk.writers == [b"a"]
+        all_.members.signal(signal.SIGCONT, [0, 1])
+        again = await all_["c"].session_again()
+        assert await again.error(Cmd.WRITE, data=B) == 0
+        assert disk.writers == [b"a", b"b"]
+
+
+async def test_what_a_fleet_does_not_do_yet_is_refused(tmp_path: Path) -> None:
+    server, _disk = noting()
+    async with (
+        server_at(tmp_path / "u.sock", server),
+        fleet(tmp_path, names="a", lease=LIVES_SECONDS) as all_,
+    ):
+        for verb in ("reload", "switch", "upgrade"):
+            answer = await all_["a"].ask(verb)
+            assert not answer.ok
+            assert "fleet" in answer.problems[0]
