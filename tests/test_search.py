@@ -56,7 +56,16 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The site, and where it is served."""
     there = tmp_path_factory.mktemp("site")
-    build = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(there)]
+    build = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--quiet",
+        "--strict",
+        "--site-dir",
+        str(there),
+    ]
     run(build, cwd=TOP, check=True)
     handler = functools.partial(_Quiet, directory=str(there))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
