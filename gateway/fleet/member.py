@@ -54,6 +54,11 @@ FENCE_SECONDS = 60.0
 FENCE_AGAIN_SECONDS = 5.0
 """A fence that has failed is run again after so long."""
 
+AT_ONCE = 4
+"""So many disks are asked about at etcd at once, and others wait. When half of a large fleet is lost, its
+clients come to the other half within a second. What they ask must not keep etcd from renewing leases, or those
+would be lost, too (docs/scale.md has what a simulation says of other numbers)."""
+
 PATIENCE_SECONDS = 30.0
 """How much longer than what has to be waited for a client's request for an export may take: for etcd, for
 another gateway, and for sessions of the time before to end."""
@@ -121,6 +126,7 @@ class FleetMember:
         self._lease_id = 0
         self._leases = 0
         self._homes: dict[str, _Home] = {}
+        self._asking = trio.CapacityLimiter(AT_ONCE)
         self._words: dict[str, str] = {}
         """What people call a disk of `_homes`."""
         self._nursery: trio.Nursery
@@ -329,24 +335,30 @@ class FleetMember:
         async with home.turn:
             if home.tenure.stage is not TenureStage.OVER:
                 return None
-            key = await self._etcd.get(self._keys.home(disk))
-            if key.revision:
-                holder, _more = run_said(key.value)
-                if holder != self.me:
-                    return holder
-                # What was asked for, and not answered: take it from the beginning.
-                await self._etcd.change([key], [], [key.key])
-                return None
-            members = await self._members()
-            best = best_of(disk, [*members]) if members else self.settings.name
-            if not take and best != self.settings.name:
-                return members[best]
-            if self._leaves:
-                raise _NotNow("the gateway is shutting down")
-            if self._office.is_used(disk) or any(s.fileno() >= 0 for s in home.sockets):
-                raise _NotNow("sessions from before the disk was lost have not ended yet")
-            await self._take(disk, home, key, late)
+            async with self._asking:
+                return await self._found_at_etcd(disk, home, late, take=take)
+
+    async def _found_at_etcd(
+        self, disk: str, home: _Home, late: float, *, take: bool
+    ) -> HomeRun | None:
+        key = await self._etcd.get(self._keys.home(disk))
+        if key.revision:
+            holder, _more = run_said(key.value)
+            if holder != self.me:
+                return holder
+            # What was asked for, and not answered: take it from the beginning.
+            await self._etcd.change([key], [], [key.key])
             return None
+        members = await self._members()
+        best = best_of(disk, [*members]) if members else self.settings.name
+        if not take and best != self.settings.name:
+            return members[best]
+        if self._leaves:
+            raise _NotNow("the gateway is shutting down")
+        if self._office.is_used(disk) or any(s.fileno() >= 0 for s in home.sockets):
+            raise _NotNow("sessions from before the disk was lost have not ended yet")
+        await self._take(disk, home, key, late)
+        return None
 
     async def _members(self) -> dict[str, HomeRun]:
         found, _revision = await self._etcd.below(self._keys.members)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from gateway.fleet.member import AT_ONCE
 from tests.bench.chart import DETERMINISTIC, INK
 from tests.bench.peers import ROOT
 from tests.sim.engine import Costs
 from tests.sim.fleet import Asked, seen_of
 from tests.sim.found import (
-    AT_ONCE,
     COSTS,
     DISKS_OF_ONE,
     TABLES,

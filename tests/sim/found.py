@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.fleet.lease import RENEWALS
+from gateway.fleet.member import AT_ONCE
 from tests.sim.engine import Costs, Step
 from tests.sim.fleet import Asked, Seen
 
@@ -16,8 +17,6 @@ DISKS_OF_ONE = 100
 """So many disks a gateway has in these runs: a thousand have 100,000."""
 RACK = 40
 """So many gateways stand in one rack."""
-AT_ONCE = 4
-"""How many disks a gateway takes at once, where nothing else is said."""
 UNBOUNDED = 1_000_000
 FLEETS = (1, 3, 10, 30, 100, 300, 1000)
 
