@@ -17,11 +17,14 @@ PASSWORD = "a secret"
 
 
 class Members:
-    """The members of one etcd. `uris` are where clients come; all ends with `stop`."""
+    """The members of one etcd. `uris` are where clients come; all ends with `stop`. `hurried`: they do not wait
+    for their disks, for that of a test machine is slow, and nobody needs these data tomorrow.
+    """
 
-    def __init__(self, at: Path, count: int, *, tls: bool) -> None:
+    def __init__(self, at: Path, count: int, *, tls: bool = False, hurried: bool = True) -> None:
         self.at = at
         self.tls = tls
+        self.hurried = hurried and _has_no_fsync()
         scheme = "https" if tls else "http"
         with free_ports(2 * count) as ports:
             self.uris = [f"{scheme}://127.0.0.1:{port}" for port in ports[:count]]
@@ -52,8 +55,7 @@ class Members:
             command += ["--listen-peer-urls", self._peers[i]]
             command += ["--initial-advertise-peer-urls", self._peers[i]]
             command += ["--initial-cluster", cluster, "--logger", "zap", "--log-level", "error"]
-            # The disk of a test machine is slow, and nobody needs these data tomorrow.
-            command += ["--unsafe-no-fsync"] if _has_no_fsync() else []
+            command += ["--unsafe-no-fsync"] if self.hurried else []
             if self.tls:
                 command += ["--cert-file", str(self.at / "server-cert.pem")]
                 command += ["--key-file", str(self.at / "server-key.pem"), "--client-cert-auth"]
@@ -92,9 +94,11 @@ class Members:
 
 
 @contextmanager
-def running(at: Path, count: int = 1, *, tls: bool = False) -> Iterator[Members]:
+def running(
+    at: Path, count: int = 1, *, tls: bool = False, hurried: bool = True
+) -> Iterator[Members]:
     at.mkdir(exist_ok=True)
-    members = Members(at, count, tls=tls)
+    members = Members(at, count, tls=tls, hurried=hurried)
     try:
         members.start()
         yield members

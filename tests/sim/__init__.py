@@ -9,7 +9,6 @@ world.py     what happens when: a clock that jumps from one event to the next
 engine.py    etcd: one queue, in which everybody's steps take what they were measured to take
 fleet.py     gateways with their leases and disks; what is lost, and how disks find new homes
 found.py     what a run is asked for, and docs/scale.md's tables
-members.py   three members of etcd on loopback
 measure.py   measures etcd on this machine: python -m tests.sim.measure
 __main__.py  runs the simulations and writes docs/scale.md and its picture: python -m tests.sim
 """

@@ -17,17 +17,18 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
 import trio
 
 from tests.bench import machine
+from tests.fleet.etcds import running
 from tests.sim.found import COSTS
-from tests.sim.members import three_members
 from tests.tools.patience import HANG_SECONDS
 
+MEMBERS = 3
 ALONE = 200
 """So many questions, one after the other, say what one takes alone."""
 AT_ONCE = 32
@@ -60,6 +61,15 @@ class _Asker:
         answer.raise_for_status()
         found: dict[str, object] = answer.json()
         return found
+
+    async def leader(self) -> None:
+        """Wait until there is one."""
+        with trio.fail_after(HANG_SECONDS):
+            while True:
+                with suppress(httpx.HTTPError):
+                    await self.ask("kv/range", key=_b("none"))
+                    return
+                await trio.sleep(0.05)
 
     async def lease(self, seconds: int) -> str:
         return str((await self.ask("lease/grant", TTL=seconds))["ID"])
@@ -165,6 +175,7 @@ async def measured(uri: str) -> dict[str, object]:
     limits = httpx.Limits(max_connections=2 * AT_ONCE)
     async with httpx.AsyncClient(timeout=HANG_SECONDS, limits=limits) as client:
         asker = _Asker(client, uri)
+        await asker.leader()
         lease = await asker.lease(600)
         questions: dict[str, Callable[[int], Question]] = {
             "renewal": lambda _number: ("lease/keepalive", {"ID": lease}),
@@ -188,8 +199,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.sim.measure")
     parser.add_argument("--write", action="store_true")
     write = parser.parse_args().write
-    with tempfile.TemporaryDirectory() as at, three_members(Path(at)) as uris:
-        found = trio.run(measured, uris[0])
+    with (
+        tempfile.TemporaryDirectory() as at,
+        running(Path(at) / "etcd", MEMBERS, hurried=False) as members,
+    ):
+        found = trio.run(measured, members.uris[0])
     text = json.dumps({"on": machine.facts()["processors"], **found}, indent=2) + "\n"
     print(text, end="")
     if write:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
+import trio
 
 from gateway.fleet.lease import RENEWALS
+from tests.fleet.etcds import running
+from tests.sim import measure
 from tests.sim.__main__ import PAGE, written
 from tests.sim.engine import Costs, Engine, Step
 from tests.sim.fleet import COMES_BACK_SECONDS, Asked, Seen, seen_of
@@ -100,3 +106,17 @@ def test_a_table_needs_its_marks() -> None:
     assert written("a <!-- x -->old<!-- /x --> b", "x", "new") == "a <!-- x -->\nnew\n<!-- /x --> b"
     with pytest.raises(ValueError, match="has no <!-- x -->"):
         written("a <!-- /x --> b", "x", "new")
+
+
+@pytest.mark.real
+def test_etcd_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With few questions: whether it says something of everything."""
+    for name, few in (("ALONE", 3), ("SECONDS", 0.1), ("KEYS", (1, 50)), ("LEASES", 1)):
+        monkeypatch.setattr(measure, name, few)
+    with running(tmp_path / "etcd") as members:
+        found = trio.run(measure.measured, members.uris[0])
+    costs = costs_of(json.dumps(found))
+    for step in (costs.renewal, costs.read, costs.write):
+        assert step.busy > 0
+        assert step.alone > 0
+    assert costs.notice > 0
