@@ -138,6 +138,7 @@ def test_connections_required(config: Path, capsys: pytest.CaptureFixture[str]) 
     assert (document["connections"]["required"], document["connections"]["count"]) == (True, None)
 
 
+@pytest.mark.real
 def test_a_real_server(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", str(config), "--export", "blocks"]) == 0
     said = capsys.readouterr().out
