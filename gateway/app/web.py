@@ -140,6 +140,7 @@ async def open_door(
                 made.sockets[uri] = [each.dup() for each in shared]
                 if uri.path is not None:
                     made.shares[uri.path] = stat.S_IMODE(uri.path.stat().st_mode)
+                    made.keeps_files |= before.keeps_files & {uri.path}
                     uri.path.chmod(settings.socket_mode)
             elif given := inherited(str(uri)):
                 made.sockets[uri] = given

@@ -67,6 +67,19 @@ async def test_one_that_is_in_force_has_it(path: Path) -> None:
     assert not path.exists()
 
 
+async def test_a_file_of_an_older_process_stays_that_ones_through_a_reload(path: Path) -> None:
+    theirs = await opened(path, mode="0600")
+    sockets = [each.dup() for each in theirs.sockets[theirs.settings.uri[0]]]
+    ours = await open_door(theirs.settings, inherited=lambda _uri: sockets)
+    after = await opened(path, mode="0600", before=ours)
+    after.come_into_force(ours)
+    await ours.aclose()
+    await after.aclose()
+    assert await is_there(path, 0o600)
+    await theirs.aclose()
+    assert not path.exists()
+
+
 @pytest.mark.parametrize(
     ("said", "heard"),
     [
