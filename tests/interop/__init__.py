@@ -9,5 +9,6 @@ bundles.py    how many connections there are, and what comes over them
 loads.py      loads that run until something has been seen
 processes.py  programs, started and ended
 probing.py    how a server is probed
+versions.py   which version of a real program is here
 seen.py       what was seen of programs, as tests
 """

@@ -128,9 +128,10 @@ def test_who_is_too_many_waits_until_another_has_left(workdir: Path, image: Imag
     gateway = Before(workdir, f'uri = "{uri}"\nmax-connections = 1\nconnect-seconds = 20')
     first = reading(gateway.uri())
     wait_until(lambda: "session begins" in gateway.process.output, "there is a first client")
-    clients = [gateway.client() for _ in range(4)]
+    # Not nbdinfo, which begins no session from libnbd 1.22 on.
+    clients = [Process("qemu-img", "info", gateway.uri()) for _ in range(4)]
     ended(first)
-    assert [(each.wait(), each.output) for each in clients] == [(0, f"{image.size}\n")] * 4
+    assert [each.wait() for each in clients] == [0] * 4, [each.output for each in clients]
     output = gateway.end()
     assert "client refused" not in output
     assert output.index("session ended") < output.index(
