@@ -87,6 +87,9 @@ REPLY_SECONDS = 90
 MOST_TIMES = 5
 """As many kills as are wanted, before a run has been in vain."""
 
+BEGUN_AGAIN_SECONDS = 30
+"""For a worker that has died soon is begun again only after a while, or a gateway, on a busy machine."""
+
 AT_WORK = 50
 """WRITEs that are answered between two kills of the gateway, but for those that come at once."""
 
@@ -920,6 +923,8 @@ async def disturbed(
         await house.begin(listen)
         # All may have to wait once for a server that is killed again and again.
         most = MOST_TIMES * (2 * plan.seconds + plan.kills) + 2 * REPLY_SECONDS
+        if plan.by in OURS:  # which is begun again only after a while, when it dies soon
+            most += plan.kills * BEGUN_AGAIN_SECONDS
         with trio.move_on_after(most) as limit:
             async with trio.open_nursery() as nursery:
                 for number in range(plan.clients):
