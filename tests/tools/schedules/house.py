@@ -242,9 +242,12 @@ class Process:
                         *(house, self, service, standing, self._doors, overview, newer, ""),
                         self.leaving,
                     )
-                    verbs = verbs_of(service, Pauses(service, tasks), lambda: None)
+                    pauses = Pauses(service, tasks)
+                    verbs = verbs_of(service, pauses, lambda: None)
                     upgrade = {"upgrade": self._upgrading.upgrade}
-                    self.verbs: dict[str, Verb] = self._upgrading.guarded({**verbs, **upgrade})
+                    self.verbs: dict[str, Verb] = self._upgrading.guarded(
+                        {**verbs, **upgrade}, pauses
+                    )
                     self.built = True
                     if not self._upgrading.begin(tasks):
                         self.see_to_upstreams()
