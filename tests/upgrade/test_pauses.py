@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -98,6 +99,29 @@ async def test_it_is_the_newer_ones_when_the_older_one_has_ended(
             assert 99 <= trio.current_time() - before <= 101
             async with other.stream:
                 await read(other)
+
+
+async def test_it_is_the_older_ones_again_when_the_newer_one_dies(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Also when the older one's time was over: who comes there waits again, and is not hung up on."""
+    async with gateways(tmp_path) as made:
+        client = await opened(made)
+        async with client.stream:
+            await done(made, "pause", export="x", **{"for": 3600})
+            await done(made, "upgrade", deadline=1000)
+            older, newer = made.all
+            for paused in older.service.paused.values():
+                paused.leave()
+            newer.may_die = True
+            newer.kill()
+            await newer.ended.wait()
+            waits = made.connect()
+            async with waits.stream, trio.open_nursery() as nursery:
+                nursery.start_soon(partial(waits.go, "x", structured=False))
+                await trio.sleep(100)
+                assert len(older.service.running) == 1
+                await done(made, "resume", export="x")
 
 
 async def test_who_has_paused_it_is_known_again(tmp_path: Path, autojump_clock: MockClock) -> None:
