@@ -260,12 +260,12 @@ class _Run:
 
     def _begin(self, everything: trio.CancelScope) -> None:
         begin, reloader = self._beside, self._reloader
-        self._verbs |= verbs_of(
-            self._service, Pauses(self._service, self._tasks), lambda: self._standing.keyring
-        )
+        pauses = Pauses(self._service, self._tasks)
+        self._verbs |= verbs_of(self._service, pauses, lambda: self._standing.keyring)
         self._verbs |= ticketing.verbs_of(self._service)
         self._verbs |= status.verbs_of(self._service, self._stuck, self._overview)
-        self._verbs = self._upgrading.guarded({**self._verbs, "upgrade": self._upgrading.upgrade})
+        upgrade = {"upgrade": self._upgrading.upgrade}
+        self._verbs = self._upgrading.guarded({**self._verbs, **upgrade}, pauses)
         if self._fleet is not None:
             self._verbs |= refusals()
         begin(self._obey_signals, everything)

@@ -26,6 +26,7 @@ from gateway.app.manager import Manager
 from gateway.app.overview import Overview
 from gateway.app.standing import Standing
 from gateway.net.listen import Listener
+from gateway.sessions.pausing import Pauses
 from gateway.sessions.service import Service
 from gateway.upgrade.begin import begun, started
 from gateway.upstream.configured import StartError, switched_to
@@ -101,6 +102,7 @@ class Upgrading:
         overview.older_shown = self.older_shown
         self._ends_with = ends_with
         self._leaving = leaving
+        self._verbs: Mapping[str, Verb] = {}
         self._changing = 0
         """How many commands are under way that change what exports are."""
         if newer is not None:
@@ -247,9 +249,9 @@ class Upgrading:
             )
         if self._ends_with:
             return f"the gateway ends with {self._ends_with}, which a newer process would not see"
-        if service.paused:
-            paused = ", ".join(map(shown, sorted(service.paused)))
-            return f"{paused} is paused: have it go on first (nbd-gateway resume)"
+        if self.pauses.while_connected:
+            paused = ", ".join(map(shown, sorted(self.pauses.while_connected)))
+            return f"{paused} is paused as long as a command runs that is connected to this process"
         if self._changing:
             return "a pause, a switch or a reload is under way: ask again when it is done"
         if self._standing.tickets is not None:
@@ -267,12 +269,30 @@ class Upgrading:
                 return f"{shown(name)} was switched to another upstream: switch it back first"
         return None
 
-    def guarded(self, verbs: Mapping[str, Verb]) -> dict[str, Verb]:
-        """Give verbs that are refused as long as two processes serve, if they would be done in one alone."""
-        return {
-            name: partial(self._guarded, name, verb) if name in CHANGING else verb
-            for name, verb in verbs.items()
+    def guarded(self, verbs: Mapping[str, Verb], pauses: Pauses) -> dict[str, Verb]:
+        """Give verbs that are refused as long as two processes serve, if they would be done in one alone; what
+        is paused goes on in both. `pauses` are those that `verbs` are about.
+        """
+        self.pauses = pauses
+        self._verbs = verbs
+        guards = {
+            name: partial(self._guarded, name, verbs[name]) for name in CHANGING if name in verbs
         }
+        return {**verbs, **guards, "resume": self._resume_everywhere}
+
+    async def resume(self, asked: Mapping[str, Any]) -> ControlAnswer:
+        """See `UpgradeHost`."""
+        try:
+            return await self._verbs["resume"](asked)
+        except Misunderstood as error:
+            return ControlAnswer(False, problems=(str(error),))
+
+    async def _resume_everywhere(self, asked: Mapping[str, Any]) -> ControlAnswer:
+        """The verb `resume`: as long as an older process is there, that holds the sessions, and does it."""
+        there = None
+        if self.newer is not None and not self.newer.alone:
+            there = await self.newer.resuming.ask(asked)
+        return await self._verbs["resume"](asked) if there is None else there
 
     async def _guarded(self, name: str, verb: Verb, arguments: Mapping[str, Any]) -> ControlAnswer:
         if self.is_under_way:

@@ -31,7 +31,7 @@ from gateway.links.opening import OwnNegotiation, SharedNegotiation
 from gateway.links.shared import AskedOtherwise
 from gateway.links.uplink import Uplink
 from gateway.policy import Client, Denied, Session
-from gateway.protocol.errors import Refusal
+from gateway.protocol.errors import Hangup, Refusal
 from gateway.protocol.export import Export, Offer
 from gateway.protocol.server_role import (
     ContextsAsked,
@@ -221,6 +221,10 @@ class Inquiry:
             await self._patiently(paused.wait)
             if self._service.draining:
                 raise Refusal(Rep.ERR_SHUTDOWN, "the gateway is shutting down")
+            if paused.elsewhere:
+                raise Hangup(
+                    "it is paused, and another process of the gateway has it: connect again"
+                )
 
     def told(self, name: str, opened: Opened) -> Told:
         """Give what a client is told of the export that it has opened."""

@@ -55,6 +55,9 @@ KINDS: Mapping[str, Mapping[str, type]] = {
     "runs": {"upstream": TEXT, "pid": NUMBER},
     "unnamed": {"where": LIST, "names": LIST, "all": TRUTH},
     "closed": {"door": LIST},
+    "resume": {"number": NUMBER, "asked": TABLE},
+    "answer": {"number": NUMBER, "ok": TRUTH, "done": LIST, "problems": LIST},
+    "resumed": {"exports": LIST},
     # Between a supervisor and its workers (`gateway.workers`)
     "door": {"door": LIST, "port": NUMBER, "place": NUMBER},
     "serve": {"worker": NUMBER, "workers": NUMBER, "homes": LIST},

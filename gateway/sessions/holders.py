@@ -38,6 +38,10 @@ class Holders:
         """Give the exports that somebody has paused, even if some of them have gone on meanwhile."""
         return list(self._paused_by.get(by, ()))
 
+    def words(self, export: str) -> list[str]:
+        """Give the words by which those are known again who hold it, where they have one."""
+        return [each.by for each in self._holders.get(export, ()) if isinstance(each.by, str)]
+
     def held_by(self, export: str, by: object) -> bool:
         """Say whether somebody holds it."""
         return any(each.by == by for each in self._holders.get(export, ()))

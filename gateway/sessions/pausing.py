@@ -21,15 +21,18 @@ What must not happen:
   sessions of a paused export live on without their links, and get others when they go on.
 
 Several exports can be taken together: all of them are done, or none.
+
+This is longer than other modules: what is paused, resumed and switched takes turns, and ends the same pauses.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import trio
 
@@ -46,7 +49,7 @@ from gateway.sessions.holders import Holders
 from gateway.sessions.holding import Holding, NotDone, Within
 from gateway.sessions.opened import Location
 from gateway.sessions.reconnecting import Reconnecting
-from gateway.sessions.service import Relayed, Service
+from gateway.sessions.service import Paused, Relayed, Service
 from gateway.upstream.server import Server
 from gateway.wire.handshake import shown
 
@@ -86,6 +89,10 @@ class Pauses:
         self._holders = Holders()
         self.holding = Holding(service)
         self._reconnecting = Reconnecting(service, self.holding)
+        self.while_connected: set[str] = set()
+        """Exports that are paused as long as who has asked is connected."""
+        self.have_gone_on: Callable[[Collection[str]], object] = _nobody_minds
+        """Is told which exports go on."""
 
     # --- What is asked for
 
@@ -121,6 +128,8 @@ class Pauses:
             if new:
                 flushed = await self.holding.hold(new, within, accept_loss=accept_loss, who=who)
             self._holders.add(names, by, command)
+            if anew:
+                self.while_connected |= {*names}
             last = {name: self._end_after(name, lasts) for name in names}
         return [self._paused(name, flushed.get(name), last[name]) for name in names]
 
@@ -255,6 +264,37 @@ class Pauses:
         finally:
             self._turn.release()
 
+    # --- Another process
+
+    def as_said(self) -> dict[str, dict[str, object]]:
+        """Give the pauses for a message to another process."""
+        now, paused = trio.current_time(), self._service.paused
+        return {
+            export: {
+                "who": paused[export].by,
+                "seconds": ends_at - now,
+                "holders": self._holders.words(export),
+            }
+            for export, ends_at in self._ends_at.items()
+            if export in paused
+        }
+
+    def take_over(self, said: Mapping[str, Any]) -> None:
+        """Pause what another process has paused, and `as_said`: its sessions are there, and whoever comes here
+        waits. Raises what a message raises that is not understood.
+        """
+        for export, each in said.items():
+            self._service.paused[export] = Paused(each["who"])
+            for by in each["holders"] or [None]:
+                self._holders.add([export], by)
+            self._end_after(export, max(0.0, each["seconds"]))
+        self._service.note_change()
+
+    async def go_on(self, exports: Collection[str]) -> None:
+        """Exports have gone on in another process: here, too."""
+        async with self._turn:
+            self._let_go_on(*(each for each in exports if each in self._service.paused))
+
     # --- Closing first
 
     async def _close_first(
@@ -330,6 +370,7 @@ class Pauses:
     # --- The end
 
     def _let_go_on(self, *exports: str) -> None:
+        self.while_connected -= {*exports}
         for export in exports:
             self._holders.has_gone_on(export)
             self._ends_at.pop(export, None)
@@ -338,6 +379,7 @@ class Pauses:
                 waiting.cancel()
         self.holding.let_go_on(*exports)
         self._holders.forget_all_but(self._service.paused)
+        self.have_gone_on(exports)
 
     def _end_after(self, export: str, seconds: float) -> float:
         """Have a pause last so long, unless somebody has asked for longer. Say how long it lasts."""
@@ -407,6 +449,10 @@ class Pauses:
             service.disk_at(was).losses.hand_on(there.losses)
             there.is_left()  # nobody is on it yet
         service.switch(export, location, to_configured=to_configured)
+
+
+def _nobody_minds(_exports: Collection[str]) -> None:
+    """Nobody has to be told."""
 
 
 def _names(exports: Exports) -> list[str]:

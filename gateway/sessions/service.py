@@ -71,10 +71,17 @@ class Paused:
     """Who has paused it."""
     since: float = field(default_factory=time.time)
     """In seconds since the epoch."""
+    elsewhere: bool = False
+    """It stays paused, and another process has it: who waits here is to connect again."""
     _over: trio.Event = field(default_factory=trio.Event)
 
     def set(self) -> None:
         """It goes on."""
+        self._over.set()
+
+    def leave(self) -> None:
+        """Have nobody wait here any more, though it does not go on."""
+        self.elsewhere = True
         self._over.set()
 
     async def wait(self) -> None:

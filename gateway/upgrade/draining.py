@@ -21,7 +21,7 @@ from gateway.handover.homes import door_of
 from gateway.handover.message import ChannelMessage, NotUnderstood
 from gateway.hub.ends import Cause
 from gateway.protocol.server_role import ServerNegotiation
-from gateway.sessions.service import Relayed
+from gateway.sessions.service import Paused, Relayed
 from gateway.upgrade.asking import OnTheWay, take
 from gateway.upgrade.giving import Gifts
 from gateway.upgrade.homes import Giving, Whose
@@ -62,7 +62,11 @@ class Draining:
         """The newer process has died: all is ours."""
         self._giving.take_back()
         self.gifts.take_back()
-        self._host.service.homes = None
+        service = self._host.service
+        service.homes = None
+        for export, paused in service.paused.items():
+            if paused.elsewhere:  # who comes waits here again
+                service.paused[export] = Paused(paused.by, paused.since)
         self.asking.all_stay()
         for _given, descriptor in self._later:
             os.close(descriptor)
@@ -73,6 +77,8 @@ class Draining:
         host, service = self._host, self._host.service
         self.tell_changes()
         if self.ending:
+            for paused in service.paused.values():
+                paused.leave()
             # Who has not opened an export yet may: then its session ends like this, and it is not refused.
             for running in service.running - self._finished:
                 running.relaying.finish(UPGRADED, service.config.drain_seconds, Cause.UPGRADED)

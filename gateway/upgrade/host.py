@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
-from gateway.admin.control import ControlSocket
+from gateway.admin.control import ControlAnswer, ControlSocket
 from gateway.config import AdminUri
 from gateway.handover.given import Door, Given
 from gateway.handover.homes import door_of
 from gateway.identity import Identity
 from gateway.net.listen import Listener
+from gateway.sessions.pausing import Pauses
 from gateway.sessions.service import Service
 
 
@@ -132,6 +133,15 @@ class UpgradeHost(Protocol):
     @property
     def service(self) -> Service:
         """What all clients share."""
+        ...
+
+    @property
+    def pauses(self) -> Pauses:
+        """The exports that are paused."""
+        ...
+
+    async def resume(self, asked: Mapping[str, Any]) -> ControlAnswer:
+        """Do what an operator asks the other process for: the verb."""
         ...
 
     @property

@@ -33,6 +33,7 @@ from gateway.upgrade.beside import Beside
 from gateway.upgrade.children import all_ended, commands_of
 from gateway.upgrade.doors import PIDFILE, Inherited
 from gateway.upgrade.host import UpgradeHost, listener_at
+from gateway.upgrade.resuming import Resuming, pause
 from gateway.upgrade.steps import Act, Happening, NewerIs, newer_step
 from gateway.upstream.server import Server
 
@@ -62,6 +63,7 @@ class Newer:
         self.older_version = ""
         self.beside: Beside | None = None
         self._channel = Channel(end)
+        self.resuming = Resuming(self._channel.say)
         self._host: UpgradeHost | None = None
         self._asking = OnTheWay()
         self._ours: set[DiskSite] = set()
@@ -201,7 +203,12 @@ class Newer:
                 if isinstance(deadline, int | float):
                     seconds = deadline + self._host.service.config.drain_seconds + OVERDUE_SECONDS
                     self._overdue_at = trio.current_time() + seconds
+                pause(self._host.pauses, message.said.get("paused", {}))
                 self.happens(Happening.GO)
+            case "resumed":
+                self._host.tasks.start_soon(self._host.pauses.go_on, message["exports"])
+            case "answer":
+                self.resuming.answered(message)
             case "cancelled":
                 self.happens(Happening.CANCELLED)
             case "bye":
@@ -354,6 +361,7 @@ class Newer:
         assert self.beside is not None
         self.beside.all_gone()
         self._asking.all_stay()
+        self.resuming.nobody_answers()
         self._host.service.homes = None
         self._ended.set()
         for listener in self._host.listeners:

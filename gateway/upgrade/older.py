@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -176,6 +177,8 @@ class Older:
                 self._draining.gifts.taken(message["upstream"])
             case "closed":
                 self._close_door(tuple(message["door"]))
+            case "resume":
+                self._host.tasks.start_soon(self._resume, message["number"], message["asked"])
             case "stop":
                 self.happens(Happening.STOP)
             case "thanks":
@@ -251,10 +254,19 @@ class Older:
         file = self._host.doors.pidfile
         if file is not None:  # the newer process writes its number there as soon as it hears this
             file.is_ours = [PIDFILE] not in self._doors_taken
-        self._say(ChannelMessage("go", {"deadline": self._deadline_seconds}))
+        paused = self._host.pauses.as_said()
+        self._host.pauses.have_gone_on = lambda exports: self._say(
+            ChannelMessage("resumed", {"exports": [*exports]})
+        )
+        self._say(ChannelMessage("go", {"deadline": self._deadline_seconds, "paused": paused}))
         self._host.tasks.start_soon(
             self._late, OlderIs.GOING, SERVING_SECONDS, "the newer process did not serve"
         )
+
+    async def _resume(self, number: int, asked: Mapping[str, Any]) -> None:
+        answer = await self._host.resume(asked)
+        said = {"ok": answer.ok, "done": [*answer.done], "problems": [*answer.problems]}
+        self._say(ChannelMessage("answer", {"number": number, **said}))
 
     def _say_runs(self, upstream: str, number: int) -> None:
         self._say(ChannelMessage("runs", {"upstream": upstream, "pid": number}))
@@ -292,6 +304,7 @@ class Older:
         self._answer.set()
 
     def _accept_again(self) -> None:
+        self._host.pauses.have_gone_on = _nothing
         for command in dict(commands_of(self._host.service.servers.values())).values():
             command.started = _nothing
         if self._done:
@@ -377,7 +390,7 @@ class Older:
         await self._late(self.state, THANKS_SECONDS, "the newer process did not take what is left")
 
 
-def _nothing(_number: int) -> None:
+def _nothing(_what: object) -> None:
     """Nobody minds."""
 
 

@@ -183,6 +183,9 @@ class Process:
         self.built = False
         self.serves_now = trio.Event()
         self.leaving = Leaving()
+        self.may_die = False
+        self._listeners: list[Listener] = []
+        self._life = trio.CancelScope()
         self.clients: dict[str, tuple[Listener, Identity]] = {}
         self._house = house
         self._end = end
@@ -196,8 +199,11 @@ class Process:
         return 0 if self.ended.is_set() else None
 
     def kill(self) -> None:
-        """See `Started`: nobody here is ended so."""
-        raise AssertionError("a newer gateway has failed")
+        """See `Started`: no schedule ends one so."""
+        assert self.may_die, "a newer gateway has failed"
+        for listener in self._listeners:
+            listener.file_is_ours = False  # who is killed removes nothing
+        self._life.cancel()
 
     def wait(self) -> int:
         """See `Started`."""
@@ -206,7 +212,7 @@ class Process:
     async def run(self) -> None:
         """Begin, serve, and end."""
         house, end = self._house, self._end
-        with nullcontext() if end is None else end:
+        with self._life, nullcontext() if end is None else end:
             newer = None if end is None else Newer(end)
             if newer is not None:
                 await newer.greet()
@@ -215,6 +221,7 @@ class Process:
             standing = Standing(servers_of(config, house.servers, None), None, Listeners([]))
             try:
                 inherited = None if newer is None else newer.inherited
+                self._listeners = standing.doors.listeners
                 await open_doors(standing.doors, config, inherited)
                 await self._serve(config, standing, newer)
             finally:
@@ -242,9 +249,12 @@ class Process:
                         *(house, self, service, standing, self._doors, overview, newer, ""),
                         self.leaving,
                     )
-                    verbs = verbs_of(service, Pauses(service, tasks), lambda: None)
+                    pauses = Pauses(service, tasks)
+                    verbs = verbs_of(service, pauses, lambda: None)
                     upgrade = {"upgrade": self._upgrading.upgrade}
-                    self.verbs: dict[str, Verb] = self._upgrading.guarded({**verbs, **upgrade})
+                    self.verbs: dict[str, Verb] = self._upgrading.guarded(
+                        {**verbs, **upgrade}, pauses
+                    )
                     self.built = True
                     if not self._upgrading.begin(tasks):
                         self.see_to_upstreams()
