@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -49,6 +51,15 @@ async def test_a_disk_has_one_home_whoever_its_clients_came_to(tmp_path: Path) -
             assert await client.error(Cmd.FLUSH) == 0
         home = await all_.home()
         assert len(await home.sessions()) == 3
+        run = await trio.run_process(
+            [sys.executable, "-m", "gateway", "fleet", "--json", "--config", tmp_path / "a.toml"],
+            capture_stdout=True,
+        )
+        shown = json.loads(run.stdout)
+        homes = {each["gateway"]: each["homes"] for each in shown["gateways"]}
+        assert homes == {name: int(name == home.name) for name in "abc"}
+        disk = f"unix {tmp_path}/u.sock d"
+        assert shown["disks"] == [{"disk": disk, "home": home.name, "before": []}]
         assert not [await each.sessions() for each in all_.others(home) if await each.sessions()]
 
 
