@@ -198,7 +198,7 @@ class FleetPart:
 
     # --- Clients that go
 
-    async def takes(self, client: Given) -> RelaySocket | None:
+    async def takes(self, client: Given) -> tuple[RelaySocket, bytes] | None:
         """See `Gateways`."""
         from gateway.fleet.door import NotTaken, lead
         from gateway.fleet.member import AGAIN_SECONDS
@@ -216,7 +216,7 @@ class FleetPart:
                 try:
                     address = parse_nbd_uri(home.address)
                     quiet = self.settings.lease_seconds
-                    sock = await lead(address, self._client(address), client, quiet)
+                    led = await lead(address, self._client(address), client, quiet)
                 except NotTaken as error:
                     why = f"its home is {home.gateway}: {error}"
                     if not error.again:
@@ -227,7 +227,7 @@ class FleetPart:
                     self._log.info(
                         "client led to its home", session=client.session_id, gateway=home.gateway
                     )
-                    return sock
+                    return led
                 await trio.sleep(AGAIN_SECONDS)
         raise Refusal(Rep.ERR_SHUTDOWN, why or "the disk has no home in the fleet now")
 
