@@ -7,7 +7,6 @@ of a socket pair, and its bytes are relayed between the other end and the connec
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -24,6 +23,7 @@ from gateway.net.listen import take_clients
 from gateway.upstream.configured import StartError
 
 if TYPE_CHECKING:
+    from gateway.fleet.etcd import Etcd
     from gateway.fleet.member import FleetMember
     from gateway.handover.given import DiskSite, Given
     from gateway.net.listen import Listener
@@ -68,7 +68,7 @@ async def fleet_of(config: Config, ends_with: str) -> AsyncIterator[FleetPart | 
     if ends_with:
         raise StartError(f"a gateway of a fleet does not end with {ends_with}: leave [fleet] out")
     try:
-        from gateway.fleet.etcd import Etcd
+        from gateway.fleet.opening import EtcdNotOpened, opened_etcd
     except ImportError as error:
         raise StartError(
             f"[fleet] needs the extra fleet, pip install '.[fleet]': {error}"
@@ -84,25 +84,11 @@ async def fleet_of(config: Config, ends_with: str) -> AsyncIterator[FleetPart | 
             return client_credentials(settings.certificates, hostname=address.host)
 
         client(settings.address)
-        context, password = None, ""
-        if settings.etcd_certificates is not None:
-            at = settings.etcd_certificates
-            context = ssl.create_default_context(cafile=str(at / "ca-cert.pem"))
-            if (at / "client-cert.pem").exists():
-                context.load_cert_chain(at / "client-cert.pem", at / "client-key.pem")
-        if settings.etcd_password_file is not None:
-            password = settings.etcd_password_file.read_text().rstrip("\n")
+        etcd = opened_etcd(settings)
     except CredentialsError as error:
         raise StartError(f"fleet: {error}") from None
-    except (OSError, UnicodeError) as error:  # among them those of `ssl`
-        raise StartError(f"fleet: what etcd wants of us: {error}") from None
-    etcd = Etcd(
-        settings.etcd,
-        context=context,
-        user=settings.etcd_user,
-        password=password,
-        seconds=settings.lease_seconds / 5,
-    )
+    except EtcdNotOpened as error:
+        raise StartError(f"fleet: {error}") from None
     async with etcd:
         part = FleetPart(config, etcd, server, client)
         await part.open()
@@ -118,7 +104,7 @@ class FleetPart:
     def __init__(
         self,
         config: Config,
-        etcd: Any,
+        etcd: Etcd,
         server: ServerCredentials,
         client: Callable[[NbdUri], ClientCredentials],
     ) -> None:
@@ -212,7 +198,7 @@ class FleetPart:
 
     # --- Clients that go
 
-    async def takes(self, client: Given) -> RelaySocket | None:
+    async def takes(self, client: Given) -> tuple[RelaySocket, bytes] | None:
         """See `Gateways`."""
         from gateway.fleet.door import NotTaken, lead
         from gateway.fleet.member import AGAIN_SECONDS
@@ -230,7 +216,7 @@ class FleetPart:
                 try:
                     address = parse_nbd_uri(home.address)
                     quiet = self.settings.lease_seconds
-                    sock = await lead(address, self._client(address), client, quiet)
+                    led = await lead(address, self._client(address), client, quiet)
                 except NotTaken as error:
                     why = f"its home is {home.gateway}: {error}"
                     if not error.again:
@@ -241,7 +227,7 @@ class FleetPart:
                     self._log.info(
                         "client led to its home", session=client.session_id, gateway=home.gateway
                     )
-                    return sock
+                    return led
                 await trio.sleep(AGAIN_SECONDS)
         raise Refusal(Rep.ERR_SHUTDOWN, why or "the disk has no home in the fleet now")
 

@@ -24,6 +24,7 @@ listens within a fraction of a second: nothing is loaded that only help texts or
     drain.py, undrain.py  it takes no more clients, or takes them again
     disable.py, enable.py  it connects to an upstream no more, or does again
     upgrade.py   a newer process takes its place
+    fleet.py     the gateways of a fleet, and the homes of disks
     trace.py     what the clients and servers of an export say to each other
 
 And what several of them need:
@@ -103,6 +104,7 @@ VERBS = (
         "enable",
         "trace",
         "upgrade",
+        "fleet",
         "explain",
         "probe",
         "conform",

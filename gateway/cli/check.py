@@ -112,6 +112,11 @@ def summary(config: Config) -> Iterator[str]:
         yield f"nbd-gateway reload finds it at {config.control.socket}"
     if config.tickets.directory is not None:
         yield f"nbd-gateway export add makes exports, which are kept in {config.tickets.directory}"
+    if config.fleet is not None:
+        yield (
+            f"is {config.fleet.name} of a fleet, by etcd at {', '.join(config.fleet.etcd)}; others reach it at"
+            f" {config.fleet.address}"
+        )
     if config.control.reload_on_change:
         yield "takes this file up whenever it has changed"
 

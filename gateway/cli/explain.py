@@ -176,6 +176,16 @@ def _show_chain(found: Report, say: Say) -> None:
 
 
 def _home_words(home: HomeSaid) -> str:
+    if home.in_fleet and home.of != "nowhere":
+        whose = "all disks of its server" if home.of == "server" else "the disk"
+        later = (
+            "after one that has died, the next begins when the fence has cut that off"
+            if home.fenced
+            else "after one that has died, two writers are unlikely, and without a fence not impossible"
+        )
+        return f"one gateway of the fleet (nbd-gateway fleet says which), for {whose}: {home.why}; {later}"
+    if home.in_fleet:
+        return f"any gateway of the fleet: {home.why}"
     if home.worker is None:
         return f"none of {home.workers} workers alone: {home.why}"
     whose = "all disks of its server" if home.of == "server" else "the disk"

@@ -50,6 +50,7 @@ def document(found: Report) -> dict[str, object]:
             "workers": found.home.workers,
             "of": found.home.of,
             "why": found.home.why,
+            "fleet": found.home.in_fleet,
         },
         "policies": [
             {

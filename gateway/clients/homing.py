@@ -34,6 +34,8 @@ class GoneHome:
 
     end: RelaySocket | None
     """What leads there, over TLS and to another gateway; else its socket does, and ours is closed."""
+    said: bytes = b""
+    """What has come from there for the client."""
 
     async def relay(self, stream: Stream) -> None:
         """Relay until it has ended, if something of it is here."""
@@ -41,7 +43,7 @@ class GoneHome:
             return
         client, early = take_socket(stream)
         try:
-            await relay(client, self.end, early)
+            await relay(client, self.end, early, self.said)
         finally:
             client.close()
             self.end.close()
@@ -98,8 +100,8 @@ async def gone_to_gateway(
     given = _given(asked, inquiry, core, session_id, listen, identity, seconds)
     if given is None or given.site is None:  # a list is asked of the servers, whoever their home is
         return None
-    end = await gateways.takes(given)
-    return None if end is None else GoneHome(end)
+    taken = await gateways.takes(given)
+    return None if taken is None else GoneHome(*taken)
 
 
 def _given(

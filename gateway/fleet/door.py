@@ -56,9 +56,10 @@ class NotTaken(Exception):
 
 async def lead(
     address: NbdUri, credentials: ClientCredentials, given: Given, quiet_seconds: float
-) -> RelaySocket:
-    """Lead a client to the gateway at an address; give what leads there from now on. `quiet_seconds`: after so
-    long without a sign the other side is given up. Raises `NotTaken`.
+) -> tuple[RelaySocket, bytes]:
+    """Lead a client to the gateway at an address; give what leads there from now on, and what has come for the
+    client right behind the answer. `quiet_seconds`: after so long without a sign the other side is given up.
+    Raises `NotTaken`.
     """
     said = encode(ChannelMessage("client", {"client": given.as_said()}))
     try:
@@ -85,8 +86,7 @@ async def lead(
         answer = await _line(stream)
         match answer.get("said"):
             case "taken":
-                sock, _early = take_socket(stream)
-                return sock
+                return take_socket(stream)
             case "elsewhere":
                 raise NotTaken(str(answer.get("why")), again=True)
         raise NotTaken(str(answer.get("why")), again=False)

@@ -42,6 +42,11 @@ class FleetKeys:
         """What the keys of homes begin with."""
         return f"{self.prefix}homes/"
 
+    @property
+    def records(self) -> str:
+        """What the keys of records begin with."""
+        return f"{self.prefix}records/"
+
     def member(self, name: str) -> str:
         """Give the key of a gateway."""
         return f"{self.members}{name}"
@@ -52,7 +57,7 @@ class FleetKeys:
 
     def record(self, disk: str) -> str:
         """Give the key of a disk's record."""
-        return f"{self.prefix}records/{disk}"
+        return f"{self.records}{disk}"
 
 
 def disk_of(key: bytes) -> str:

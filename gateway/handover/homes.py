@@ -30,9 +30,9 @@ class Homes(Protocol):
 class Gateways(Protocol):
     """Knows which gateway is the home of each disk, where there is a fleet of them."""
 
-    async def takes(self, client: Given) -> RelaySocket | None:
-        """Lead a client to another gateway, if its home is there, and give what leads there. None: the disk is
-        served here. Raises `Refusal`: nobody serves it now.
+    async def takes(self, client: Given) -> tuple[RelaySocket, bytes] | None:
+        """Lead a client to another gateway, if its home is there, and give what leads there, with what has come
+        for the client already. None: the disk is served here. Raises `Refusal`: nobody serves it now.
         """
         ...
 

@@ -6,6 +6,7 @@ changes.py    what policies change of it, in words
 report.py     what is found
 needs.py      what `serve` will need of this machine and lacks
 tickets.py    exports that were made at run time, as they are on the disk
+fleet.py      what etcd knows of a fleet
 footprint.py  where a gateway reads and writes, as far as its configuration tells
 unit.py       units of systemd for a configuration
 conform/      whether a server does what it says, tried out

@@ -102,7 +102,7 @@ async def _explained(config: Config, name: str, client: Client) -> Report:
         return report
     report.limits = tuple(_limits(chain, session))
     upstream = config.upstream[grant.route.upstream]
-    if config.workers != 1:
+    if config.workers != 1 or config.fleet is not None:
         report.home = _home(config, grant, upstream)
     report.uris = tuple(map(str, upstream.uris))
     report.wanted, report.required = upstream.connections, upstream.connections_required
@@ -122,12 +122,15 @@ async def _explained(config: Config, name: str, client: Client) -> Report:
 
 
 def _home(config: Config, grant: Grant, upstream: Upstream) -> HomeSaid:
-    """Say which worker serves the disk."""
+    """Say which worker serves the disk, or that one gateway of a fleet does: which one, only etcd knows."""
     from gateway.workers.homes import addresses_of, counted_by, home_of, table_of
     from gateway.workers.number import number_of
 
     table, workers = table_of(config, counted=counted_by(config)), number_of(config)
     homed = table[addresses_of(upstream)[0]]
+    if config.fleet is not None:
+        fenced = config.fleet.fence is not None
+        return HomeSaid(None, 1, homed.kind.value, homed.why, in_fleet=True, fenced=fenced)
     worker = home_of(table, upstream, grant.route.upstream_name, workers)
     return HomeSaid(worker, workers, homed.kind.value, homed.why)
 

@@ -68,6 +68,10 @@ class HomeSaid:
     of: str
     """What has this home: "disk", "server", or "nowhere"."""
     why: str
+    in_fleet: bool = False
+    """There are several gateways, and it is one of them."""
+    fenced: bool = False
+    """An earlier home is cut off before the next one begins."""
 
 
 @dataclass(frozen=True, slots=True)

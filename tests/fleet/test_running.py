@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import trio
 from gateway.embedded import Server
 from gateway.wire.constants import Chunk, Cmd
 from tests.embedded.peers import Client
-from tests.fleet.running import LIVES_SECONDS, NotingDisk, fleet
+from tests.fleet.running import LIVES_SECONDS, NotingDisk, OneGateway, fleet
 from tests.workers.running import server_at
 
 pytestmark = pytest.mark.real
@@ -33,6 +35,18 @@ async def ended(client: Client) -> bool:
         return True
 
 
+async def written(gateway: OneGateway, data: bytes) -> bytes:
+    """Write as a client does that comes again when it is cut off; give what was there before. A gateway that
+    has its processor too seldom may lose its lease at any time.
+    """
+    while True:
+        with suppress(EOFError, trio.BrokenResourceError):
+            client = await gateway.session_again()
+            before = await client.read(0, 512)
+            if await client.error(Cmd.WRITE, data=data) == 0:
+                return before
+
+
 async def test_a_disk_has_one_home_whoever_its_clients_came_to(tmp_path: Path) -> None:
     server, _disk = noting()
     # Whoever leads a client to its home has to say that it is root.
@@ -49,6 +63,15 @@ async def test_a_disk_has_one_home_whoever_its_clients_came_to(tmp_path: Path) -
             assert await client.error(Cmd.FLUSH) == 0
         home = await all_.home()
         assert len(await home.sessions()) == 3
+        run = await trio.run_process(
+            [sys.executable, "-m", "gateway", "fleet", "--json", "--config", tmp_path / "a.toml"],
+            capture_stdout=True,
+        )
+        shown = json.loads(run.stdout)
+        homes = {each["gateway"]: each["homes"] for each in shown["gateways"]}
+        assert homes == {name: int(name == home.name) for name in "abc"}
+        disk = f"unix {tmp_path}/u.sock d"
+        assert shown["disks"] == [{"disk": disk, "home": home.name, "before": []}]
         assert not [await each.sessions() for each in all_.others(home) if await each.sessions()]
 
 
@@ -64,15 +87,12 @@ async def test_a_home_that_is_killed_takes_its_clients_along_and_another_one_wai
         led = await all_.others(home)[0].session()
         home.kill()
         assert await ended(led)
-        other = all_.others(home)[0]
-        again = await other.session_again()
-        assert await again.read(0, 512) == A
-        assert await again.error(Cmd.WRITE, data=B) == 0
+        assert await written(all_.others(home)[0], B) == A
         new = await all_.home()
         assert new is not home
         assert f"before=['{home.name}']" in new.said
         assert "waiting for what an earlier home may have sent" in new.said
-        assert disk.writers == [b"a", b"b"]
+        assert set(disk.writers[1:]) == {b"b"}
 
 
 async def test_a_home_that_ends_in_good_order_gives_its_disks_away(tmp_path: Path) -> None:
@@ -113,16 +133,15 @@ async def test_a_home_that_was_stopped_writes_nothing_when_it_goes_on(
         home = await all_.home()
         old = await home.session()
         home.signal(signal.SIGSTOP)
-        cookie = await old.send(
-            Cmd.WRITE, data=C
-        )  # it lies in the socket of the one that is stopped
-        again = await all_.others(home)[0].session_again()
-        assert await again.error(Cmd.WRITE, data=B) == 0
+        # It lies in the socket of the one that is stopped.
+        cookie = await old.send(Cmd.WRITE, data=C)
+        assert await written(all_.others(home)[0], B) == A
         home.signal(signal.SIGCONT)
         with suppress(EOFError, trio.BrokenResourceError):  # it may be told nothing
             assert (await old.reply(cookie))[-1].kind == Chunk.ERROR
-        assert await again.read(0, 512) == B
-        assert disk.writers == [b"a", b"b"]
+        assert await written(all_.others(home)[1], B) == B
+        assert disk.writers[0] == b"a"
+        assert set(disk.writers[1:]) == {b"b"}
         if fence:
             assert marks.read_text().startswith(f"{home.name} nbds://127.0.0.1:")
 
@@ -132,6 +151,7 @@ async def test_without_a_majority_of_etcd_nothing_moves_and_nobody_writes(tmp_pa
     async with server_at(tmp_path / "u.sock", server), fleet(tmp_path, etcds=3) as all_:
         home_client = await all_["a"].session()
         assert await home_client.error(Cmd.WRITE, data=A) == 0
+        assert await home_client.error(Cmd.FLUSH) == 0  # else it is said to be lost with its link
         home = await all_.home()
         all_.members.signal(signal.SIGSTOP, [0, 1])
         while "lease has run out" not in home.said:
@@ -144,9 +164,8 @@ async def test_without_a_majority_of_etcd_nothing_moves_and_nobody_writes(tmp_pa
         assert waits.cancelled_caught  # nobody serves it
         assert disk.writers == [b"a"]
         all_.members.signal(signal.SIGCONT, [0, 1])
-        again = await all_["c"].session_again()
-        assert await again.error(Cmd.WRITE, data=B) == 0
-        assert disk.writers == [b"a", b"b"]
+        assert await written(all_["c"], B) == A
+        assert set(disk.writers[1:]) == {b"b"}
 
 
 async def test_what_a_fleet_does_not_do_yet_is_refused(tmp_path: Path) -> None:

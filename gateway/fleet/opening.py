@@ -1,0 +1,38 @@
+"""The etcd of a configuration, opened with what it wants of us: certificates, a user, a password."""
+
+from __future__ import annotations
+
+import ssl
+
+from gateway.config import Fleet
+from gateway.fleet.etcd import Etcd
+
+STEP_PART = 0.2
+"""How long one step of an answer of etcd's may take, as a part of the lease: another member can still be asked
+before the lease has run out."""
+
+
+class EtcdNotOpened(Exception):
+    """What etcd wants of us is not there; the text says what."""
+
+
+def opened_etcd(settings: Fleet) -> Etcd:
+    """Give the etcd. Nothing is connected to. Raises `EtcdNotOpened`."""
+    context, password = None, ""
+    try:
+        if settings.etcd_certificates is not None:
+            at = settings.etcd_certificates
+            context = ssl.create_default_context(cafile=str(at / "ca-cert.pem"))
+            if (at / "client-cert.pem").exists():
+                context.load_cert_chain(at / "client-cert.pem", at / "client-key.pem")
+        if settings.etcd_password_file is not None:
+            password = settings.etcd_password_file.read_text().rstrip("\n")
+    except (OSError, UnicodeError) as error:  # among them those of `ssl`
+        raise EtcdNotOpened(f"what etcd wants of us cannot be read: {error}") from None
+    return Etcd(
+        settings.etcd,
+        context=context,
+        user=settings.etcd_user,
+        password=password,
+        seconds=STEP_PART * settings.lease_seconds,
+    )

@@ -1,0 +1,172 @@
+"""From one gateway to another: who comes, what is answered, and that no byte of a client's is lost between."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from gateway.fleet.door import NotTaken, answer, lead, received
+from gateway.handover.given import DiskSite, Given
+from gateway.handover.message import NotUnderstood
+from gateway.identity import Identity
+from gateway.net.secure import TlsError, TlsStream
+from gateway.protocol.server_role import Unfinished
+from gateway.tls.credentials import client_credentials, server_credentials
+from gateway.uri import NbdUri, parse_nbd_uri
+from gateway.wire.errors import WireError
+from gateway.wire.proxy import ProxySource, decode_header, encode_header
+from tests.fleet.running import write_pki
+
+UNREAD = b"an option that is not answered"
+SITE = DiskSite(frozenset({("tcp", "10.0.0.5", "10809")}), "d")
+TALK = Unfinished(3, True, False, False, 1, 0, UNREAD)
+GIVEN = Given(0, "abc-1", ("TCP", "h", 1), Identity.at("192.0.2.1", 7), SITE, 0.5, TALK)
+
+Serve = Callable[[TlsStream, Given], Awaitable[None]]
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    at = tmp_path_factory.mktemp("pki")
+    write_pki(at)
+    return at
+
+
+@asynccontextmanager
+async def door(pki: Path, serve: Serve, failed: list[Exception]) -> AsyncIterator[NbdUri]:
+    """Have a home that listens."""
+    credentials = server_credentials(pki)
+
+    async def comes(plain: trio.SocketStream) -> None:
+        try:
+            await serve(*await received(plain, credentials))
+        except (TlsError, WireError, NotUnderstood, trio.BrokenResourceError) as error:
+            failed.append(error)
+
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, comes, listeners)
+        port = listeners[0].socket.getsockname()[1]
+        yield parse_nbd_uri(f"nbds://127.0.0.1:{port}")
+        nursery.cancel_scope.cancel()
+
+
+async def led(pki: Path, serve: Serve, given: Given = GIVEN) -> tuple[bytes, list[Exception]]:
+    """Lead a client; give what came for it with the answer."""
+    failed: list[Exception] = []
+    async with door(pki, serve, failed) as uri:
+        sock, said = await lead(uri, client_credentials(pki, hostname="127.0.0.1"), given, 10)
+        sock.close()
+    return said, failed
+
+
+async def test_what_is_known_of_a_client_comes_with_it(pki: Path) -> None:
+    came: list[tuple[Given, bytes]] = []
+
+    async def serve(stream: TlsStream, given: Given) -> None:
+        came.append((given, await stream.receive_some()))
+        await answer(stream, "taken")
+
+    assert (await led(pki, serve))[0] == b""
+    [(given, sent)] = came
+    assert sent == UNREAD
+    assert (given.identity, given.site, given.session_id) == (GIVEN.identity, SITE, "abc-1")
+
+
+async def test_what_the_home_says_with_its_answer_is_the_clients(pki: Path) -> None:
+    async def serve(stream: TlsStream, _given: Given) -> None:
+        await stream.send_all(b'{"said": "taken", "why": ""}\nan answer')
+
+    assert (await led(pki, serve))[0] == b"an answer"
+
+
+@pytest.mark.parametrize(
+    ("said", "again", "expected"),
+    [
+        (b'{"said": "elsewhere", "why": "x"}\n', True, "x"),
+        (b'{"said": "refused", "why": "x"}\n', False, "x"),
+        (b"[]\n", True, "expected an answer of JSON"),
+        (b"hello\n", True, "expected an answer of JSON"),
+        (b"", True, "without an answer"),
+        (b"x" * 5000, True, "at most 4096 bytes"),
+    ],
+)
+async def test_a_client_that_is_not_taken(
+    pki: Path, said: bytes, again: bool, expected: str
+) -> None:
+    async def serve(stream: TlsStream, _given: Given) -> None:
+        await stream.send_all(said)
+        await stream.aclose()
+
+    raised: list[NotTaken] = []
+    async with door(pki, serve, []) as uri:
+        try:
+            await lead(uri, client_credentials(pki, hostname="127.0.0.1"), GIVEN, 10)
+        except NotTaken as error:
+            raised.append(error)
+    assert expected in str(raised[0])
+    assert raised[0].again is again
+
+
+async def test_nobody_there() -> None:
+    uri, credentials = parse_nbd_uri("nbds://127.0.0.1:1"), client_credentials(hostname="127.0.0.1")
+    with pytest.raises(NotTaken, match="cannot connect to") as caught:
+        await lead(uri, credentials, GIVEN, 10)
+    assert caught.value.again
+
+
+async def test_a_stranger_is_not_believed(pki: Path, tmp_path: Path) -> None:
+    """It has a certificate, of another authority, or none."""
+    write_pki(tmp_path)
+    (tmp_path / "ca-cert.pem").write_bytes((pki / "ca-cert.pem").read_bytes())
+
+    async def serve(_stream: TlsStream, _given: Given) -> None:
+        raise AssertionError
+
+    failed: list[Exception] = []
+    async with door(pki, serve, failed) as uri:
+        for certificates in (tmp_path, None):
+            who = client_credentials(certificates, hostname="127.0.0.1", verify_peer=False)
+            with pytest.raises(NotTaken):
+                await lead(uri, who, GIVEN, 10)
+    assert [type(each) for each in failed] == [TlsError, TlsError]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        encode_header(None, b"{}"),
+        encode_header(None, b'{"v": 1, "kind": "bye"}'),
+        encode_header(None, b'{"v": 1, "kind": "client", "client": {}}'),
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n",
+    ],
+)
+async def test_what_is_not_understood_ends_the_connection(pki: Path, data: bytes) -> None:
+    async def serve(_stream: TlsStream, _given: Given) -> None:
+        raise AssertionError
+
+    failed: list[Exception] = []
+    async with door(pki, serve, failed) as uri:
+        plain = await trio.open_tcp_stream("127.0.0.1", uri.port or 0)
+        credentials = client_credentials(pki, hostname="127.0.0.1")
+        stream, _admitted = await TlsStream.connect(plain, credentials.session())
+        await stream.send_all(data)
+        while not failed:
+            await trio.sleep(0.01)
+        await stream.aclose()
+    assert isinstance(failed[0], (WireError, NotUnderstood))
+
+
+def test_a_header_is_read_as_it_was_written() -> None:
+    for address in ("192.0.2.1", "2001:db8::1"):
+        source = ProxySource(Identity.at(address, 7).address, 7)
+        header = decode_header(encode_header(source, b"ours"))
+        assert not isinstance(header, int)
+        assert header.source == source
+    with pytest.raises(ValueError, match="at most 4096 bytes"):
+        encode_header(None, bytes(4096))
