@@ -53,6 +53,10 @@ HANG_SECONDS = 1.0
 """How long a second connection is waited for. The real program lets it wait for ever; any that answers does so
 in a hundredth of that."""
 
+DRAIN_SECONDS = 1
+"""How long Ctrl-C waits for what is under way: one of the clients takes so little that it would wait for half a
+minute."""
+
 REPLY_SECONDS = 60
 """How long any other answer may take, on however busy a machine."""
 
@@ -140,6 +144,7 @@ async def demo(show: Callable[[Seen], None]) -> int:
 
 def _config(gateway: str, upstreams: dict[str, NbdUri], page: str, tokens: Path) -> Config:
     lines = [f'listen = [{{ uri = "{gateway}" }}]', 'log.level = "error"']
+    lines += [f"drain-seconds = {DRAIN_SECONDS}"]
     lines += [f'admin = {{ uri = "{page}", tokens = "{tokens}" }}']
     for name, uri in upstreams.items():
         upstream = SERVERS[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from urllib.parse import quote
 
@@ -11,6 +12,7 @@ import trio
 from gateway.web.app import STATIC
 from tests.web.browser import Page, chromium
 from tests.web.pages import FULL, Running, running
+from tests.web.pictures import PICTURES, demo, take
 
 pytestmark = pytest.mark.real
 
@@ -197,6 +199,24 @@ async def test_who_may_only_look_is_shown_no_buttons_and_who_may_not_is_asked(
         assert await page.run("document.documentElement.scrollWidth") <= 360
         complaints = [each for each in page.complaints if "401" not in each]
         assert not complaints
+
+
+async def test_the_pictures_of_the_docs(workdir: Path) -> None:
+    """They are of the demo, and whoever looks at it finds the slow client first, and where it is."""
+    async with demo() as address, chromium(workdir) as browser:
+        page = await browser.page()
+        await take(page, address, workdir)
+        for name, (width, height, _theme) in PICTURES.items():
+            head = (workdir / name).read_bytes()[:24]
+            assert head.startswith(b"\x89PNG")
+            assert struct.unpack(">II", head[16:]) == (width, height)
+        said = await page.run("document.querySelector('#attention-list').textContent")
+        assert "of restore is stuck" in said
+        assert "its client does not take its replies" in said
+        await press(page, "#attention-list a")
+        first = "document.querySelector('#rows-sessions tr').textContent"
+        assert "Stuck: its client" in await page.run(first)
+        assert not page.complaints
 
 
 def test_texts_of_strangers_never_become_markup() -> None:

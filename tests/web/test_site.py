@@ -16,6 +16,7 @@ import trio
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from gateway.web.app import MOST_BODY_BYTES
+from gateway.web.main import NICE
 from gateway.web.serving import HEADER_BYTES, MOST_CONNECTIONS
 from gateway.web.tokens import load_tokens
 from tests.tools.patience import HANG_SECONDS
@@ -192,6 +193,8 @@ async def test_bodies_without_end(workdir: Path) -> None:
 async def test_idle_connections_keep_nobody_out(workdir: Path) -> None:
     """Many more than there may be: the oldest have to go, and who asks is answered all the while."""
     async with running(workdir) as one:
+        assert os.sched_getscheduler(one.child) == os.SCHED_BATCH  # whoever relays goes first
+        assert os.getpriority(os.PRIO_PROCESS, one.child) == min(19, os.nice(0) + NICE)
         before = one.descriptors()
         there = [await one.connect() for _ in range(1000)]
         try:

@@ -98,7 +98,8 @@ function attention() {
     add(each.stuck ? "bad" : "warn", `Session ${each.session} of ${named(each.export)} ${word}${since}: ${each.why}.`, `#session-${each.session}`, "Show it");
   }
   const more = status.stuck_sessions - page.sessions.filter((each) => each.stuck).length;
-  if (more > 0) add("bad", `${plural(more, "session more is", "sessions more are")} stuck.`, "#sessions", "Sessions");
+  // Where all sessions are on the page, the next look at them names it.
+  if (more > 0 && page.sessions.length < status.sessions) add("bad", `${plural(more, "session more is", "sessions more are")} stuck.`, "#sessions", "Sessions");
   if (status.paused.length) add("warn", `Paused: ${status.paused.slice(0, 5).map(named).join(", ")}${status.paused.length > 5 ? " and others" : ""}.`, "#exports", "Exports");
   for (const each of status.listeners.filter((one) => one.drained)) add("warn", `${each.listener} takes no more clients.`, "#listeners", "Listeners");
   if (status.disks_with_losses_untold) add("bad", `Of ${plural(status.disks_with_losses_untold, "disk", "disks")} something may be lost that not everybody was told of.`, "#safety", "Losses");
