@@ -150,9 +150,10 @@ class Upgrading:
         """See `UpgradeHost`."""
         self._serving.see_to_upstreams()
 
-    def drain(self) -> None:
+    def drain(self, *, now: bool) -> None:
         """See `UpgradeHost`."""
-        self._leaving.begin(0)
+        if now or not self._leaving.begun.is_set():
+            self._leaving.begin(0)
 
     def client_left(self) -> None:
         """A client has left: if there is an upgrade, it may be over."""
@@ -234,10 +235,10 @@ class Upgrading:
     def why_not(self) -> str | None:
         """Say why there can be no upgrade now; None: nothing is known against it."""
         service = self.service
+        if self.older is not None and (far := self.older.how_far()) is not None:
+            return f"an upgrade is under way: {far}"
         if self._serving.ends:
             return "the gateway is shutting down"
-        if self.older is not None:
-            return f"an upgrade is under way: {self.older.who_is_here()}"
         if self.newer is not None and not self.newer.alone:
             here = 0 if self.newer.beside is None else len(self.newer.beside)
             clients = "1 client" if here == 1 else f"{here} clients"

@@ -92,10 +92,6 @@ class Newer:
                         self.older_pid, self.older_version = message["pid"], message["version"]
                     elif message.kind == "state":
                         self._said_state = message.said
-                    elif message.kind == "cancelled":
-                        raise NotGreeted(
-                            "the older process ends, and there is nothing to take over"
-                        )
         except NotUnderstood as error:
             raise NotGreeted(f"the older process is not understood: {error}") from None
         except trio.TooSlowError:
@@ -184,7 +180,7 @@ class Newer:
             assert self._host is not None
             self._host.service.log.error("upgrade broken off", why=self._channel.why)
             self.state = NewerIs.ENDED
-            self._host.drain()
+            self._host.drain(now=False)
             return
         self.happens(Happening.OTHER_DIED)
 
@@ -202,8 +198,6 @@ class Newer:
                     seconds = deadline + self._host.service.config.drain_seconds + OVERDUE_SECONDS
                     self._overdue_at = trio.current_time() + seconds
                 self.happens(Happening.GO)
-            case "cancelled":
-                self.happens(Happening.CANCELLED)
             case "bye":
                 self.happens(Happening.BYE)
             case "taken" | "yours":
@@ -370,7 +364,7 @@ class Newer:
 
     def _end(self) -> None:
         assert self._host is not None
-        self._host.drain()
+        self._host.drain(now=False)
 
     def _say_serving(self) -> None:
         self._channel.say(ChannelMessage("serving"))
