@@ -76,8 +76,8 @@ class Serving(Protocol):
 
 class Upgrading:
     """The upgrades of one process: the one by which it came, if any, and the one by which it goes. What both
-    need of the gateway is here (`gateway.upgrade.host.UpgradeHost`). `ends_with` says what the gateway ends
-    with, beside signals.
+    need of the gateway is here (`gateway.upgrade.host.UpgradeHost`). `why_no_newer`
+    says what of its command line is against another one.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Upgrading:
         doors: Doorkeeper,
         overview: Overview,
         newer: Newer | None,
-        ends_with: str,
+        why_no_newer: str,
         leaving: Leaving,
     ) -> None:
         self.service = service
@@ -99,7 +99,7 @@ class Upgrading:
         self._standing = standing
         self._overview = overview
         overview.older_shown = self.older_shown
-        self._ends_with = ends_with
+        self._why_no_newer = why_no_newer
         self._leaving = leaving
         self._changing = 0
         """How many commands are under way that change what exports are."""
@@ -246,8 +246,8 @@ class Upgrading:
                 f"process {self.newer.older_pid} from before the last upgrade still has {clients}: wait until"
                 f" they have left, or end it in good order (kill {self.newer.older_pid}), then ask again"
             )
-        if self._ends_with:
-            return f"the gateway ends with {self._ends_with}, which a newer process would not see"
+        if self._why_no_newer:
+            return self._why_no_newer
         if service.paused:
             paused = ", ".join(map(shown, sorted(service.paused)))
             return f"{paused} is paused: have it go on first (nbd-gateway resume)"
