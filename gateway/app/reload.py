@@ -298,7 +298,9 @@ class Reloader:
 
     def _refuse_if_ending(self) -> None:
         if self._host.ends:
-            raise NotReloaded("the gateway is shutting down")
+            raise NotReloaded(
+                "the gateway is shutting down, or a newer process is taking its place: reload that one"
+            )
 
     async def _prepare(self, config: Config, opened: AsyncExitStack, changed: ExitStack) -> _Next:
         """Do everything that may fail. What is opened, and changed, is put down to be undone. Raises

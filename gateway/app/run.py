@@ -88,6 +88,8 @@ class RunOptions:
     """A shell command: the gateway ends with it, and with its status."""
     pidfile: Path | None = None
     exit_after_last_client: bool = False
+    from_standard_input: bool = False
+    """The configuration is: there it is no more."""
 
     @property
     def ends_with(self) -> str:
@@ -95,6 +97,15 @@ class RunOptions:
         if self.run is not None:
             return "the command of --run"
         return "its last client" if self.exit_after_last_client else ""
+
+    @property
+    def why_no_newer(self) -> str:
+        """Why no newer process can be started by the same command line; empty: nothing is known against it."""
+        if self.from_standard_input:
+            return "the configuration came from standard input, where a newer process would not find it"
+        if not self.ends_with:
+            return ""
+        return f"the gateway ends with {self.ends_with}, which a newer process would not see"
 
 
 async def serve(
@@ -222,7 +233,15 @@ class _Run:
         self._farewell = Farewell(self._service, standing, self._leaving, self._clients)
         self._doors = Doorkeeper(standing.doors, file, self._beside, self._taking, self._obeying)
         self._upgrading = Upgrading(
-            *(self, self._service, standing, self._doors, self._overview, newer, options.ends_with),
+            *(
+                self,
+                self._service,
+                standing,
+                self._doors,
+                self._overview,
+                newer,
+                options.why_no_newer,
+            ),
             self._leaving,
         )
         self._had_client = False

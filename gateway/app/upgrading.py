@@ -77,8 +77,8 @@ class Serving(Protocol):
 
 class Upgrading:
     """The upgrades of one process: the one by which it came, if any, and the one by which it goes. What both
-    need of the gateway is here (`gateway.upgrade.host.UpgradeHost`). `ends_with` says what the gateway ends
-    with, beside signals.
+    need of the gateway is here (`gateway.upgrade.host.UpgradeHost`). `why_no_newer`
+    says what of its command line is against another one.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Upgrading:
         doors: Doorkeeper,
         overview: Overview,
         newer: Newer | None,
-        ends_with: str,
+        why_no_newer: str,
         leaving: Leaving,
     ) -> None:
         self.service = service
@@ -100,7 +100,7 @@ class Upgrading:
         self._standing = standing
         self._overview = overview
         overview.older_shown = self.older_shown
-        self._ends_with = ends_with
+        self._why_no_newer = why_no_newer
         self._leaving = leaving
         self._verbs: Mapping[str, Verb] = {}
         self._changing = 0
@@ -152,9 +152,10 @@ class Upgrading:
         """See `UpgradeHost`."""
         self._serving.see_to_upstreams()
 
-    def drain(self) -> None:
+    def drain(self, *, now: bool) -> None:
         """See `UpgradeHost`."""
-        self._leaving.begin(0)
+        if now or not self._leaving.begun.is_set():
+            self._leaving.begin(0)
 
     def client_left(self) -> None:
         """A client has left: if there is an upgrade, it may be over."""
@@ -236,10 +237,10 @@ class Upgrading:
     def why_not(self) -> str | None:
         """Say why there can be no upgrade now; None: nothing is known against it."""
         service = self.service
+        if self.older is not None and (far := self.older.how_far()) is not None:
+            return f"an upgrade is under way: {far}"
         if self._serving.ends:
             return "the gateway is shutting down"
-        if self.older is not None:
-            return f"an upgrade is under way: {self.older.who_is_here()}"
         if self.newer is not None and not self.newer.alone:
             here = 0 if self.newer.beside is None else len(self.newer.beside)
             clients = "1 client" if here == 1 else f"{here} clients"
@@ -247,8 +248,8 @@ class Upgrading:
                 f"process {self.newer.older_pid} from before the last upgrade still has {clients}: wait until"
                 f" they have left, or end it in good order (kill {self.newer.older_pid}), then ask again"
             )
-        if self._ends_with:
-            return f"the gateway ends with {self._ends_with}, which a newer process would not see"
+        if self._why_no_newer:
+            return self._why_no_newer
         if self.pauses.while_connected:
             paused = ", ".join(map(shown, sorted(self.pauses.while_connected)))
             return f"{paused} is paused as long as a command runs that is connected to this process"

@@ -125,13 +125,14 @@ def serve(
             return 1 if any(problem.file for problem in error.problems) else 2
         once = config is None or config == Path("-")  # standard input has been read
         source = None if config is None or once else (config, lambda note: load(note=note), seen)
-        return _run(settings, source, (run, pidfile, exit_after_last_client))
+        options = (run, pidfile, exit_after_last_client, config is not None and once)
+        return _run(settings, source, options)
 
 
 def _run(
     config: "Config",
     source: "tuple[Path, Callable[[Note], Config], Mapping[Path, Stamp]] | None",
-    options: tuple[str | None, Path | None, bool],
+    options: tuple[str | None, Path | None, bool, bool],
 ) -> int:
     """Serve. `ConfigSource` and `RunOptions` are made here, because their modules are loaded only now."""
     import trio

@@ -37,14 +37,18 @@ def unit(
     from gateway.config import ConfigError, load
     from gateway.inspect.unit import Installation, NoUnit, service_unit, socket_unit
 
-    try:
-        config = load(path, vocabulary())
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 1
     here = Installation(
         _program(), path.absolute(), name, user, _version() if systemd is None else systemd
     )
+    try:
+        here.refuse_what_no_unit_takes()
+        config = load(path, vocabulary())
+    except NoUnit as error:
+        complain(str(error))
+        return 2
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
     try:
         print((socket_unit if sockets else service_unit)(config, here), end="")
     except NoUnit as error:

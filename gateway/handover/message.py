@@ -39,7 +39,6 @@ KINDS: Mapping[str, Mapping[str, type]] = {
     "state": {"switched": TABLE, "disabled": LIST, "drained": LIST, "children": LIST},
     "failed": {"problems": LIST},
     "ready": {"doors": LIST, "commands": TABLE},
-    "cancelled": {},
     # The change
     "go": {},
     "serving": {},

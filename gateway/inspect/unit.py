@@ -20,6 +20,7 @@ from gateway.config import Config, Listen
 from gateway.inspect.footprint import Footprint, admin_uris
 from gateway.net.socket_file import is_abstract
 from gateway.uri import NbdUri, Transport
+from gateway.wire.handshake import shown
 
 NOTIFY_RELOAD_SINCE = 253
 """The version of systemd that has Type=notify-reload: it sends SIGHUP, and waits until the reload is over."""
@@ -53,6 +54,15 @@ class Installation:
     """None: one that systemd makes up."""
     systemd: int
     """Its version."""
+
+    def refuse_what_no_unit_takes(self) -> None:
+        """Raise `NoUnit` for a name or a user that systemd would not take, or take for something else."""
+        if self.config.name == "-":
+            raise NoUnit("standard input is none that a service can read: write it to a file")
+        if not re.fullmatch(r"[A-Za-z0-9:_.@-]{1,200}", self.name):
+            raise NoUnit(f"--name {shown(self.name)}: expected letters, digits and : _ . @ -")
+        if self.user is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", self.user):
+            raise NoUnit(f"--user {shown(self.user)}: expected the name of a user, or a number")
 
 
 def service_unit(config: Config, here: Installation) -> str:

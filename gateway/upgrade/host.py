@@ -167,8 +167,10 @@ class UpgradeHost(Protocol):
         """Nobody else serves any more: begin what waits for that."""
         ...
 
-    def drain(self) -> None:
-        """End in good order, as after SIGTERM."""
+    def drain(self, *, now: bool) -> None:
+        """End in good order, as after SIGTERM. `now`: sessions are not given time, whatever was said before;
+        else they have what they were given by whoever told us to end, if anybody did.
+        """
         ...
 
 

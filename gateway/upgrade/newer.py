@@ -94,10 +94,6 @@ class Newer:
                         self.older_pid, self.older_version = message["pid"], message["version"]
                     elif message.kind == "state":
                         self._said_state = message.said
-                    elif message.kind == "cancelled":
-                        raise NotGreeted(
-                            "the older process ends, and there is nothing to take over"
-                        )
         except NotUnderstood as error:
             raise NotGreeted(f"the older process is not understood: {error}") from None
         except trio.TooSlowError:
@@ -186,7 +182,7 @@ class Newer:
             assert self._host is not None
             self._host.service.log.error("upgrade broken off", why=self._channel.why)
             self.state = NewerIs.ENDED
-            self._host.drain()
+            self._host.drain(now=False)
             return
         self.happens(Happening.OTHER_DIED)
 
@@ -209,8 +205,6 @@ class Newer:
                 self._host.tasks.start_soon(self._host.pauses.go_on, message["exports"])
             case "answer":
                 self.resuming.answered(message)
-            case "cancelled":
-                self.happens(Happening.CANCELLED)
             case "bye":
                 self.happens(Happening.BYE)
             case "taken" | "yours":
@@ -378,7 +372,7 @@ class Newer:
 
     def _end(self) -> None:
         assert self._host is not None
-        self._host.drain()
+        self._host.drain(now=False)
 
     def _say_serving(self) -> None:
         self._channel.say(ChannelMessage("serving"))

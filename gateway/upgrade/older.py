@@ -100,6 +100,15 @@ class Older:
             until += f", for {left:.0f} s at most"
         return f"process {os.getpid()} has {clients} {until}"
 
+    def how_far(self) -> str | None:
+        """Say how far this is, to who asks for another upgrade; None: the gateway was told to end."""
+        number = 0 if self._process is None else self._process.pid
+        if self.state in (OlderIs.STARTING, OlderIs.GOING):
+            return f"process {number} is being prepared"
+        if self.state in (OlderIs.DRAINING, OlderIs.ENDING, OlderIs.LEAVING):
+            return f"process {number} serves; {self.who_is_here()}"
+        return None
+
     def happens(self, event: Happening) -> None:
         """Do what the table says."""
         self.state, acts = older_step(self.state, event)
@@ -238,9 +247,6 @@ class Older:
         if self._process is not None:
             self._process.wait()  # it is killed: that takes no time
 
-    def _say_cancelled(self) -> None:
-        self._say(ChannelMessage("cancelled"))
-
     def _stop_accepting(self) -> None:
         assert self._draining is not None
         self._host.doors.accept_nobody()
@@ -342,7 +348,8 @@ class Older:
         service.log.info("the time of this process is over", sessions=len(service.running))
 
     def _drain(self) -> None:
-        self._host.drain()
+        # Where a newer one serves, clients connect again there: no reason to wait for them here.
+        self._host.drain(now=self.state is not OlderIs.ENDED)
 
     def _go(self) -> None:
         self.gone.set()
@@ -406,7 +413,6 @@ _DO = {
     Act.START: Older._start,
     Act.REFUSE: Older._refuse,
     Act.KILL_NEWER: Older._kill,
-    Act.SAY_CANCELLED: Older._say_cancelled,
     Act.STOP_ACCEPTING: Older._stop_accepting,
     Act.SAY_GO: Older._say_go,
     Act.SAY_DONE: Older._say_done,

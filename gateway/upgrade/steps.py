@@ -10,8 +10,8 @@ What must hold, whoever dies when (`tests/upgrade/test_steps.py` tries all of it
   that. In between, clients wait in the kernel's queue of the same socket, and none is refused.
 - *Somebody accepts.* Both have the listening sockets until the older one ends. If the newer one ends, however,
   as long as the older one is there, the older one accepts again. If the older one ends, the newer one accepts,
-  also when it had not heard `go`; but not if it was `cancelled`, which the older one says when it was told to
-  end.
+  also when it had not heard `go`. So an older one that is told to end kills a newer one that is not ready: that
+  would serve else, and if it hangs, keep the sockets, so that nobody could listen there again.
 - *Nothing changes before `ready`.* Until then the newer process has read its configuration, and opened what is
   new there, and the older one serves as if nobody had asked. If anything fails, all is as it was.
 - *What is lost is not lost.* What the older process has still to tell somebody it gives to the newer one before
@@ -68,7 +68,6 @@ class Happening(Enum):
     THANKS = "the newer process has all of it"
     PREPARED = "all is there that the configuration needs"
     GO = "the older process accepts nobody any more"
-    CANCELLED = "the older process was told to end"
 
 
 class Act(Enum):
@@ -77,7 +76,6 @@ class Act(Enum):
     START = "start the newer process, and give it the doors"
     REFUSE = "say who drains still"
     KILL_NEWER = "end the newer process"
-    SAY_CANCELLED = "tell the newer process that there is nothing to take over"
     STOP_ACCEPTING = "accept nobody; the sockets stay open"
     SAY_GO = "tell the newer process to accept"
     SAY_DONE = "tell who asked that it is done"
@@ -107,8 +105,8 @@ OLDER: Mapping[tuple[OlderIs, Happening], tuple[OlderIs, tuple[Act, ...]]] = {
     (_O.STARTING, _E.FAILED): (_O.ALONE, (_A.KILL_NEWER, _A.SAY_NOT_DONE)),
     (_O.STARTING, _E.OTHER_DIED): (_O.ALONE, (_A.KILL_NEWER, _A.SAY_NOT_DONE)),
     (_O.STARTING, _E.STOP): (_O.ALONE, (_A.KILL_NEWER, _A.SAY_NOT_DONE)),
-    # It hears this before the end of the channel, which would have it serve.
-    (_O.STARTING, _E.TOLD): (_O.ENDED, (_A.SAY_CANCELLED, _A.SAY_NOT_DONE, _A.DRAIN)),
+    # The end of the channel would have it serve.
+    (_O.STARTING, _E.TOLD): (_O.ENDED, (_A.KILL_NEWER, _A.SAY_NOT_DONE, _A.DRAIN)),
     (_O.GOING, _E.ASKED): (_O.GOING, (_A.REFUSE,)),
     (_O.GOING, _E.SERVING): (_O.DRAINING, (_A.SAY_DONE,)),
     # One that says nothing is ended before anybody else accepts: it may have heard `go`.
@@ -150,14 +148,12 @@ OLDER: Mapping[tuple[OlderIs, Happening], tuple[OlderIs, tuple[Act, ...]]] = {
 NEWER: Mapping[tuple[NewerIs, Happening], tuple[NewerIs, tuple[Act, ...]]] = {
     (_N.PREPARING, _E.PREPARED): (_N.READY, (_A.SAY_READY,)),
     (_N.PREPARING, _E.FAILED): (_N.ENDED, (_A.SAY_FAILED, _A.DRAIN)),
-    (_N.PREPARING, _E.CANCELLED): (_N.ENDED, (_A.DRAIN,)),
     (_N.PREPARING, _E.TOLD): (_N.ENDED, (_A.SAY_STOP, _A.DRAIN)),
     (_N.PREPARING, _E.OTHER_DIED): (_N.ALONE_SOON, ()),
     (_N.ALONE_SOON, _E.PREPARED): (_N.ALONE, (_A.HAVE_ALL, _A.ACCEPT)),
     (_N.ALONE_SOON, _E.FAILED): (_N.ENDED, (_A.DRAIN,)),
     (_N.ALONE_SOON, _E.TOLD): (_N.ENDED, (_A.DRAIN,)),
     (_N.READY, _E.GO): (_N.BESIDE, (_A.ACCEPT, _A.SAY_SERVING)),
-    (_N.READY, _E.CANCELLED): (_N.ENDED, (_A.DRAIN,)),
     (_N.READY, _E.TOLD): (_N.ENDED, (_A.SAY_STOP, _A.DRAIN)),
     (_N.READY, _E.OTHER_DIED): (_N.ALONE, (_A.HAVE_ALL, _A.ACCEPT)),
     (_N.BESIDE, _E.BYE): (_N.ALONE, (_A.HAVE_ALL, _A.SAY_THANKS)),

@@ -412,7 +412,8 @@ async def test_who_shuts_down_does_not_reload(workdir: Path, meanwhile: bool) ->
             ends()
         config = gateway.service.config
         answer = await gateway.reload(OTHER + MEMORY)
-        assert answer.problems == ("the gateway is shutting down",)
+        (problem,) = answer.problems
+        assert "the gateway is shutting down" in problem
         assert gateway.service.config is config
         assert not (workdir / "h.sock").exists()
 

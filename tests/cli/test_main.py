@@ -357,6 +357,7 @@ class RunOptions:
     run: str | None
     pidfile: Path | None
     exit_after_last_client: bool
+    from_standard_input: bool = False
 
 
 @dataclass
@@ -405,6 +406,25 @@ def test_serve(app: FakeApp) -> None:
     config, options = app.served
     assert [listen.uri.host for listen in config.listen] == ["a", "b"]
     assert options == RunOptions(run=None, pidfile=None, exit_after_last_client=False)
+
+
+def test_a_configuration_from_standard_input_cannot_be_read_again(
+    app: FakeApp, tmp_path: Path
+) -> None:
+    file = tmp_path / "g.toml"
+    file.write_text('listen = [{ uri = "nbd://a" }]\nupstream.d.uri = "memory:1M"\n')
+    kept = os.dup(0)
+    with file.open() as text:
+        os.dup2(text.fileno(), 0)
+    try:
+        assert main(["serve", "--config", "-"]) == 0
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
+    assert app.served is not None
+    assert app.served[1].from_standard_input
+    assert main(["serve", "--config", str(file)]) == 0
+    assert not app.served[1].from_standard_input
 
 
 def test_serve_passes_options_and_status_on(app: FakeApp) -> None:

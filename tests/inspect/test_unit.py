@@ -156,6 +156,22 @@ def test_a_socket_unit_that_cannot_be_is_refused(tables: list[str], says: str) -
         sockets(listen(*tables))
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["-"], "standard input"),
+        (["--name", "a b"], "--name 'a b': expected"),
+        (["--name", "../x"], "--name '../x': expected"),
+        (["--user", "root\nExecStartPre=/bin/sh"], "expected the name of a user"),
+    ],
+)
+def test_what_systemd_would_take_for_something_else_is_refused(
+    capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
+    assert main(["unit", *words]) == 2
+    assert says in capsys.readouterr().err
+
+
 def test_the_verb_prints_either(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

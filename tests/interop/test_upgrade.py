@@ -7,12 +7,15 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.tools.patience import HANG_SECONDS
 
 from .bundles import keys
 from .clients import SCRIPTS, SYSTEM_PYTHON, nbdcopy, nbdsh
@@ -258,6 +261,49 @@ def test_what_fails_changes_nothing(
     gateway.ended(pid)
     log = gateway.end()
     assert log.count("not upgraded, and all is as it was") >= 4
+
+
+def test_no_newer_process_that_hangs_keeps_the_sockets(
+    workdir: Path, gateways: list[Upgraded]
+) -> None:
+    hangs = workdir / "hangs"
+    hangs.write_text(f"#!/bin/sh\ntouch {workdir}/begun\nexec sleep 60\n")
+    hangs.chmod(0o755)
+    port = free_port()
+    text = disks('uri = "nbd://127.0.0.1:1"')
+    gateway = Upgraded(workdir, text, base=f"nbd://127.0.0.1:{port}")
+    gateways.append(gateway)
+    asked = Process(
+        *(sys.executable, "-m", "gateway", "upgrade", "--socket", gateway.socket),
+        *("--program", hangs),
+    )
+    wait_until((workdir / "begun").exists, "the newer one hangs")
+    assert "is being prepared" in gateway.upgrade().err
+    os.kill(gateway.pid, signal.SIGHUP)
+    wait_until(lambda: "a newer process is taking its place" in gateway.log, "nor is it reloaded")
+    gateway.end()
+    assert asked.wait() == 1
+    socket.create_server(("127.0.0.1", port)).close()
+
+
+def test_sessions_have_their_time_after_an_upgrade_too(
+    servers: Servers, workdir: Path, gateways: list[Upgraded]
+) -> None:
+    upstream = servers.nbdkit("memory", f"{MIB}")
+    gateway = Upgraded(workdir, disks(f'uri = "{upstream.uri}"'))
+    gateways.append(gateway)
+    gateway.ended(gateway.upgraded())
+    client = verifying(gateway.uri(), 0)
+    wait_until(lambda: "begun" in client.output, "it has begun")
+    attempt(
+        *(sys.executable, "-m", "gateway", "drain", "--socket", gateway.socket),
+        *("--end", "--deadline", str(HANG_SECONDS)),
+    )
+    said = r"shutting down +clients=1 sessions_end_in_seconds=[1-9]"
+    wait_until(lambda: "clients=1 sessions_end" in gateway.log, "it ends")
+    assert re.search(said, gateway.log), gateway.log
+    assert fine(client)["reconnects"] == 0
+    gateway.end()
 
 
 TOKEN = "full-0123456789abcdef0123"

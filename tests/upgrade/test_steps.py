@@ -22,7 +22,6 @@ from gateway.upgrade.steps import (
 
 SAID = {
     Act.SAY_GO: Happening.GO,
-    Act.SAY_CANCELLED: Happening.CANCELLED,
     Act.GIVE_REST: Happening.BYE,
     Act.SAY_READY: Happening.READY,
     Act.SAY_FAILED: Happening.FAILED,
@@ -252,6 +251,12 @@ def test_a_second_upgrade_is_refused() -> None:
 def test_until_it_is_ready_nothing_has_changed(event: Happening) -> None:
     state, acts = older_step(OlderIs.STARTING, event)
     assert (state, acts) == (OlderIs.ALONE, (Act.KILL_NEWER, Act.SAY_NOT_DONE))
+
+
+def test_who_is_told_to_end_leaves_no_newer_one_that_is_not_ready() -> None:
+    """It would keep the sockets, and if it hangs, for ever."""
+    _state, acts = older_step(OlderIs.STARTING, Happening.TOLD)
+    assert Act.KILL_NEWER in acts
 
 
 def test_every_row_is_reached() -> None:
