@@ -16,6 +16,7 @@ This is longer than other modules: each verb is short, and all do the same with 
 
 from __future__ import annotations
 
+import math
 import secrets
 import socket
 import time
@@ -46,6 +47,10 @@ SWITCH = (
 )
 
 UPGRADE = "a gateway with several workers is not upgraded while it runs yet: it takes a restart"
+
+QUESTION_SECONDS = 10.0
+"""How long a worker may take to say what it knows, which takes no waiting. One that is stuck, or was stopped,
+must not keep from an operator what the others say."""
 
 Asked = tuple[Worker, ControlAnswer]
 
@@ -182,16 +187,24 @@ class Desk:
         return answer
 
     async def _each(
-        self, workers: Sequence[Worker], verb: str, arguments: Mapping[str, Any]
+        self,
+        workers: Sequence[Worker],
+        verb: str,
+        arguments: Mapping[str, Any],
+        seconds: float = math.inf,
     ) -> list[Asked]:
-        """Ask several at once; one that is not there has a problem."""
+        """Ask several at once; one that is not there, or takes longer than so many seconds, has a problem."""
         found: dict[int, ControlAnswer] = {}
 
         async def one(worker: Worker) -> None:
             try:
                 if not worker.serves:
                     raise NotThere(f"worker {worker.number} is not there: it is being started")
-                found[worker.number] = await self.ask(worker, verb, arguments)
+                with trio.fail_after(seconds):
+                    found[worker.number] = await self.ask(worker, verb, arguments)
+            except trio.TooSlowError:
+                text = f"worker {worker.number} does not answer: nothing came from it for {seconds:g} s"
+                found[worker.number] = ControlAnswer(False, problems=(text,))
             except NotThere as error:
                 found[worker.number] = ControlAnswer(False, problems=(str(error),))
 
@@ -204,7 +217,7 @@ class Desk:
         self, verb: str, arguments: Mapping[str, Any]
     ) -> tuple[list[tuple[int, Mapping[str, Any]]], tuple[str, ...]]:
         """Ask all a question: give the data of those that answer, and what was in the way of the others."""
-        asked = await self._each(self._crew.workers, verb, arguments)
+        asked = await self._each(self._crew.workers, verb, arguments, QUESTION_SECONDS)
         data = [(worker.number, each.data) for worker, each in asked if each.data is not None]
         problems = [(worker.number, each.problems) for worker, each in asked if each.data is None]
         return data, merged.lines(problems)

@@ -1,0 +1,36 @@
+"""What is asked of all workers is answered, whatever one of them does."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import trio
+import trio.testing
+
+from gateway.config.models import Log
+from gateway.handover.channel import Channel, pair
+from gateway.log import logger
+from gateway.workers.crew import Crew
+from gateway.workers.desk import QUESTION_SECONDS, Desk
+
+
+def nobody(*_arguments: object) -> NoReturn:
+    raise AssertionError("this is not asked")
+
+
+async def test_a_worker_that_says_nothing_keeps_nobody_waiting(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """As one that was stopped, or whose hub does not go round."""
+    crew = Crew(1, logger(Log()), nobody, nobody, nobody)
+    [worker] = crew.workers
+    ours, theirs = pair()
+    worker.channel, worker.serves = Channel(ours), True
+    desk = Desk(crew, nobody, nobody, nobody, 0.0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(worker.channel.run, nobody)
+        answer = await desk.verbs()["status"]({})
+        nursery.cancel_scope.cancel()
+    assert answer.problems == ("worker 0 does not answer: nothing came from it for 10 s",)
+    assert trio.current_time() >= QUESTION_SECONDS
+    theirs.close()
