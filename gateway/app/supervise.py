@@ -25,7 +25,7 @@ import os
 import pickle
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -78,6 +78,9 @@ NO_FILE = (
 
 COMMIT_SECONDS = 10.0
 """How long a worker may take to go over to what it has prepared, which takes no waiting."""
+
+PREPARE_SECONDS = RELOAD_SECONDS + COMMIT_SECONDS
+"""How long the workers may take to prepare a reload: one that takes longer than a reload may says so itself."""
 
 
 async def supervise(
@@ -277,25 +280,29 @@ class _Supervisor:
 
     # --- What a worker is told
 
-    def _brief(self, worker: Worker) -> list[ChannelMessage]:
-        """Give what a new worker is told: the doors, and what it serves."""
-        doors = [each for listener in self.doors.listeners for each in self._door(listener)]
+    def _brief(self, worker: Worker) -> Iterator[ChannelMessage]:
+        """Give what a new worker is told: the doors, and what it serves. Raises `OSError`."""
+        for listener in self.doors.listeners:
+            yield from self._door(listener)
         said = {
             "worker": worker.number,
             "workers": len(self._crew.workers),
             "homes": said_of(self._table),
         }
-        descriptors = (_in_memory(self._config), os.dup(self._memory))
-        return [*doors, ChannelMessage("serve", said, descriptors=descriptors)]
+        config = _in_memory(self._config)
+        try:
+            memory = os.dup(self._memory)
+        except OSError:
+            os.close(config)
+            raise
+        yield ChannelMessage("serve", said, descriptors=(config, memory))
 
-    def _door(self, listener: Listener) -> list[ChannelMessage]:
+    def _door(self, listener: Listener) -> Iterator[ChannelMessage]:
         door = door_of(listener.settings.uri)
         row = self._rows.setdefault(door, len(self._rows) % MOST_LISTENERS)
         said = {"door": list(door), "port": listener.uri.port or 0, "place": row}
-        return [
-            ChannelMessage("door", said, descriptors=(os.dup(each.socket.fileno()),))
-            for each in listener.sockets
-        ]
+        for each in listener.sockets:
+            yield ChannelMessage("door", said, descriptors=(os.dup(each.socket.fileno()),))
 
     async def _prepare(self, worker: Worker) -> None:
         if worker.restarts:
@@ -357,7 +364,10 @@ class _Supervisor:
             except ListenError as error:
                 return (), (f"{self._source.path}: {error}",), False
             workers = [worker for worker in self._crew.workers if worker.serves]
-            problems = await self._prepared(workers, config, table, following)
+            try:
+                problems = await self._prepared(workers, config, table, following)
+            except OSError as error:  # a descriptor too many
+                problems = (f"the workers cannot be told of it: {error.strerror}",)
             if problems:
                 for worker in workers:
                     worker.say(ChannelMessage("cancelled"))
@@ -410,11 +420,17 @@ class _Supervisor:
                         worker.say(door)
             said = {"homes": said_of(table)}
             worker.say(ChannelMessage("reload", said, descriptors=(_in_memory(config),)))
-        with trio.move_on_after(RELOAD_SECONDS + COMMIT_SECONDS) as limit:
+        with trio.move_on_after(PREPARE_SECONDS) as limit:
             for worker in workers:
                 await worker.prepared.wait()
         if limit.cancelled_caught:
-            return (f"it took longer than {RELOAD_SECONDS} s to prepare",)
+            late = [each for each in workers if not each.prepared.is_set()]
+            return tuple(
+                f"worker {each.number} (process {each.process.pid}) was not ready for it within"
+                f" {PREPARE_SECONDS:g} s"
+                for each in late
+                if each.process is not None
+            ) or ("it took too long",)
         gone = [f"worker {each.number} has ended meanwhile" for each in workers if not each.serves]
         return (*lines([(each.number, each.problems) for each in workers]), *gone)
 

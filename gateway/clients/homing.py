@@ -18,7 +18,9 @@ from gateway.handover.given import DiskSite, Given
 from gateway.handover.homes import door_of
 from gateway.handover.relay import relay, stream_pair
 from gateway.net.drive import Stream, take_socket
+from gateway.protocol.errors import Refusal
 from gateway.protocol.server_role import Aborted, Event, ListAsked, ServerNegotiation, TlsAsked
+from gateway.wire.constants import Rep
 
 if TYPE_CHECKING:
     from gateway.clients.inquiry import Inquiry
@@ -69,11 +71,15 @@ async def gone_home(
     if given is None:
         return None
     end: socket.socket | None = None
-    if isinstance(stream, trio.SocketStream):
-        descriptor = os.dup(stream.socket.fileno())
-    else:
-        end, theirs = stream_pair()
-        descriptor = theirs.detach()
+    try:
+        if isinstance(stream, trio.SocketStream):
+            descriptor = os.dup(stream.socket.fileno())
+        else:
+            end, theirs = stream_pair()
+            descriptor = theirs.detach()
+    except OSError as error:  # as many are open as may be
+        text = f"whether its home is another process cannot be seen to: {error.strerror}"
+        raise Refusal(Rep.ERR_SHUTDOWN, text) from None
     given = replace(given, via_tls=end is not None)
     taken = False
     try:

@@ -25,6 +25,7 @@ from gateway.handover.message import (
     MAX_DESCRIPTORS,
     MAX_MESSAGE_BYTES,
     ChannelMessage,
+    DescriptorsLost,
     NotUnderstood,
     decode,
     encode,
@@ -95,15 +96,20 @@ class Channel:
         while self._queue and not self.over:
             await self._sent.wait()
 
-    async def run(self, heard: Callable[[ChannelMessage], None]) -> None:
+    async def run(
+        self,
+        heard: Callable[[ChannelMessage], None],
+        lost: Callable[[ChannelMessage], None] | None = None,
+    ) -> None:
         """Send, and have `heard` called with each message that comes, until the other process has ended. The
-        descriptors of a message are for `heard` to close. Never raises for anything that the other process
-        does.
+        descriptors of a message are for `heard` to close. `lost` is called with one that came without its
+        descriptors, because this process had no room for them; without it, such a message is the end.
+        Never raises for anything that the other process does.
         """
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send)
-                await self._receive(heard)
+                await self._receive(heard, lost)
                 nursery.cancel_scope.cancel()
         finally:
             self.close()
@@ -128,8 +134,12 @@ class Channel:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 descriptors.frombytes(data[: len(data) - len(data) % _DESCRIPTOR])
         try:
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            if flags & socket.MSG_TRUNC:
                 raise NotUnderstood(f"expected at most {MAX_MESSAGE_BYTES} bytes in a message")
+            if (
+                flags & socket.MSG_CTRUNC
+            ):  # it has no more than there is room for: see `MAX_DESCRIPTORS`
+                raise DescriptorsLost(decode(whole))
             return decode(whole, descriptors) if whole else None
         except BaseException:
             for descriptor in descriptors:
@@ -155,13 +165,22 @@ class Channel:
         self._give_up("")
         self._socket.close()
 
-    async def _receive(self, heard: Callable[[ChannelMessage], None]) -> None:
+    async def _receive(
+        self,
+        heard: Callable[[ChannelMessage], None],
+        lost: Callable[[ChannelMessage], None] | None,
+    ) -> None:
         while True:
             try:
                 message = await self.next()
                 if message is None:
                     return
                 heard(message)
+            except DescriptorsLost as error:
+                if lost is None:
+                    self._give_up(str(error))
+                    return
+                lost(error.message)
             except NotUnderstood as error:
                 self._give_up(str(error))
                 return

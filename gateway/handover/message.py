@@ -10,7 +10,9 @@ one goes on by itself. A field that nobody knows is passed over, so a later vers
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +31,10 @@ names."""
 
 MAX_DESCRIPTORS = 64
 """Descriptors with one message; the kernel takes 253 (unix(7), SCM_RIGHTS)."""
+
+NO_ROOM = os.strerror(errno.EMFILE)
+"""Why a process does not get the descriptors that are sent to it: the kernel leaves them out, and says only
+that it did."""
 
 NUMBER, TEXT, TRUTH, LIST, TABLE = int, str, bool, list, dict
 
@@ -83,6 +89,14 @@ KINDS: Mapping[str, Mapping[str, type]] = {
 
 class NotUnderstood(Exception):
     """What came is no message that is understood here; the text says what was expected, and what came."""
+
+
+class DescriptorsLost(NotUnderstood):
+    """A message came without all of its descriptors: this process has as many open as it may have (unix(7))."""
+
+    def __init__(self, message: ChannelMessage) -> None:
+        super().__init__(f"a message {message.kind!r} came without its descriptors: {NO_ROOM}")
+        self.message = message
 
 
 @dataclass(frozen=True, slots=True)

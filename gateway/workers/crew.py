@@ -17,8 +17,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from gateway.handover.channel import Channel, pair
-from gateway.handover.message import ChannelMessage
+from gateway.handover.message import NO_ROOM, ChannelMessage
 from gateway.workers.ledger import LendingBook
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Crew:
         self,
         workers: int,
         log: FilteringBoundLogger,
-        brief: Callable[[Worker], Sequence[ChannelMessage]],
+        brief: Callable[[Worker], Iterable[ChannelMessage]],
         begun: Callable[[Worker], Any],
         gone: Callable[[Worker], None],
     ) -> None:
@@ -199,18 +200,25 @@ class Crew:
         ours, theirs = pair()
         try:
             with theirs:
-                worker.process = await trio.lowlevel.open_process(
+                process = await trio.lowlevel.open_process(
                     _command(theirs.fileno(), worker.number), pass_fds=[theirs.fileno()]
                 )
         except BaseException:
             ours.close()
             raise
-        worker.channel = channel = Channel(ours)
+        channel = Channel(ours)
+        try:
+            for message in self._brief(worker):
+                channel.say(message)
+        except OSError:  # a descriptor too many
+            channel.close()
+            process.kill()
+            await process.wait()
+            raise
+        worker.process, worker.channel = process, channel
         worker.prepared, worker.problems = trio.Event(), []
         worker.reloaded = trio.Event()
         worker.run = ""
-        for message in self._brief(worker):
-            channel.say(message)
         return channel
 
     async def _made_ready(self, worker: Worker, ended: trio.Event) -> None:
@@ -253,7 +261,7 @@ class Crew:
 
     async def _hear(self, worker: Worker, channel: Channel, ended: trio.Event) -> None:
         try:
-            await channel.run(lambda message: self._heard(worker, message))
+            await channel.run(partial(self._heard, worker), partial(self._lost, worker))
         finally:
             ended.set()
 
@@ -312,6 +320,13 @@ class Crew:
             case _:
                 for descriptor in message.descriptors:
                     os.close(descriptor)
+
+    def _lost(self, worker: Worker, message: ChannelMessage) -> None:
+        """Go on without what could not be taken here; of a question whoever asks sees the end."""
+        if message.kind == "goes":
+            why = f"the supervisor cannot hand it over: {NO_ROOM}"
+            said = {"number": message["client"]["number"], "why": why, "again": False}
+            worker.say(ChannelMessage("refused", said))
 
     def _at(self, message: ChannelMessage) -> Worker:
         number: int = message["to"]

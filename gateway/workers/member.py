@@ -34,7 +34,7 @@ from gateway.config import Config, Listen
 from gateway.handover.channel import Channel
 from gateway.handover.given import DiskSite, Given
 from gateway.handover.homes import door_of
-from gateway.handover.message import ChannelMessage, NotUnderstood
+from gateway.handover.message import NO_ROOM, ChannelMessage, NotUnderstood
 from gateway.log.ids import RUN
 from gateway.net.listen import Listener, ListenError
 from gateway.protocol.errors import Hangup, Refusal
@@ -190,7 +190,7 @@ class Member:
         self._office = office
         self._channel.say(ChannelMessage("prepared", {"run": RUN, "problems": []}))
         try:
-            await self._channel.run(self._heard)
+            await self._channel.run(self._heard, self._lost)
         finally:
             for handed in self._handed.values():
                 handed.answered.set()
@@ -221,6 +221,8 @@ class Member:
                 handed = await self._hand_over(client, os.dup(descriptor), home)
                 if not handed.again:
                     break
+        except OSError as error:  # as many are open as may be
+            raise Refusal(Rep.ERR_SHUTDOWN, f"not handed over: {error.strerror}") from None
         finally:
             os.close(descriptor)
         if handed.taken is None:
@@ -363,6 +365,21 @@ class Member:
                 for descriptor in message.descriptors:
                     os.close(descriptor)
 
+    def _lost(self, message: ChannelMessage) -> None:
+        """Go on without what could not be taken here. Of a question whoever asks sees the end; of a listening
+        socket, the reload that it is for says so.
+        """
+        if message.kind == "client":
+            self._refuse(message["client"]["number"], f"worker {self.number}: {NO_ROOM}")
+        elif message.kind == "reload":
+            self._forget_doors()
+            said = {"run": RUN, "problems": [NO_ROOM]}
+            self._channel.say(ChannelMessage("prepared", said))
+
+    def _refuse(self, number: int, why: str) -> None:
+        said = {"number": number, "why": why, "again": False}
+        self._channel.say(ChannelMessage("refused", said))
+
     def _take(self, message: ChannelMessage) -> None:
         """Take a client, and say so; or say why not."""
         [descriptor] = message.descriptors
@@ -375,8 +392,7 @@ class Member:
             why = "the listener that it came by is closed"
         if why:
             os.close(descriptor)
-            said = {"number": given.number, "why": why, "again": False}
-            self._channel.say(ChannelMessage("refused", said))
+            self._refuse(given.number, why)
             return
         assert listener is not None
         sock = socket.socket(fileno=descriptor)
@@ -418,13 +434,17 @@ class Member:
                 )
             )
         self._agreed = None
-        for there in self._doors.values():  # those of a reload that came to nothing
-            for sock, _port in there:
-                sock.close()
-        self._doors.clear()
+        self._forget_doors()
         if answer.ok:
             said_now = {"done": [*answer.done], "problems": [*answer.problems]}
             self._channel.say(ChannelMessage("reloaded", said_now))
+
+    def _forget_doors(self) -> None:
+        """Close those of a reload that came to nothing: else their addresses stay in use."""
+        for there in self._doors.values():
+            for sock, _port in there:
+                sock.close()
+        self._doors.clear()
 
 
 _TOO_LONG = "what it has sent is too long to be handed over"

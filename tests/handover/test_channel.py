@@ -4,8 +4,10 @@ all."""
 from __future__ import annotations
 
 import os
+import resource
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -55,6 +57,60 @@ async def test_messages_come_in_order_with_their_descriptors() -> None:
     ours.close()
     theirs.close()
     assert open_descriptors() <= before
+
+
+@contextmanager
+def without_room() -> Iterator[None]:
+    """Let this process open nothing more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_descriptors_without_room_cost_their_message_and_no_other() -> None:
+    before = open_descriptors()
+    ours, theirs = map(Channel, pair())
+    heard: list[str] = []
+    lost: list[tuple[object, tuple[int, ...]]] = []
+    all_heard = trio.Event()
+
+    def hear(message: ChannelMessage) -> None:
+        heard.append(message.kind)
+        if message.kind == "bye":
+            all_heard.set()
+
+    ours.say(ChannelMessage("go"))
+    ours.say(ChannelMessage("taken", {"number": 7}, descriptors=os.pipe()))
+    ours.say(ChannelMessage("bye"))
+    with without_room():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                theirs.run,
+                hear,
+                lambda message: lost.append((message["number"], message.descriptors)),
+            )
+            await ours.send_waiting()
+            await all_heard.wait()
+            nursery.cancel_scope.cancel()
+    assert (heard, lost) == (["go", "bye"], [(7, ())])
+    ours.close()
+    assert open_descriptors() <= before
+
+
+async def test_who_cannot_do_without_descriptors_hears_nothing_more() -> None:
+    ours, theirs = map(Channel, pair())
+    heard: list[ChannelMessage] = []
+    ours.say(ChannelMessage("taken", {"number": 7}, descriptors=os.pipe()))
+    ours.say(ChannelMessage("bye"))
+    await ours.send_waiting()
+    with without_room():
+        await theirs.run(heard.append)
+    assert heard == []
+    assert theirs.why == "a message 'taken' came without its descriptors: Too many open files"
+    ours.close()
 
 
 async def test_what_was_said_before_the_end_is_heard() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 from dataclasses import replace
@@ -13,10 +14,10 @@ import trio
 
 from gateway.config import load
 from gateway.embedded.personality import PLAIN
-from gateway.wire.constants import Cmd, Errno
+from gateway.wire.constants import Cmd, Errno, Rep
 from gateway.wire.handshake import BlockSizes
 from gateway.workers.homes import home_of, table_of
-from tests.embedded.peers import Client
+from tests.embedded.peers import BLOCK_SIZE, Client
 from tests.tools.volatile import VolatileServer
 from tests.workers.running import (
     HOMELESS,
@@ -181,6 +182,35 @@ async def test_a_worker_that_dies_takes_its_own_sessions_along_and_no_others(
         now = await running.pids()
         assert now[0] != pids[0]
         assert now[1] == pids[1]
+
+
+@pytest.mark.parametrize("short", ["who has it", "the supervisor", "its home"])
+async def test_a_client_without_room_is_refused_and_nobody_else_notices(
+    tmp_path: Path, short: str
+) -> None:
+    """A flood takes the last descriptor of a process: what it is sent then costs its client, and no session."""
+    async with (
+        server_at(tmp_path / "u.sock", disks()),
+        gateway(tmp_path, CANONICAL.format(at=tmp_path)) as running,
+    ):
+        at = homes(running)
+        there, here = NAMES[at.index(1)], NAMES[at.index(0)]
+        kept = [await running.session(there), await running.session(here)]
+        came = await running.client(0)
+        await came.structured()
+        pids = {"who has it": 0, "its home": 1}
+        pid = (await running.pids())[pids[short]] if short in pids else running.process.pid
+        soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, hard))
+        came.negotiation.go(there, BLOCK_SIZE)
+        answer = await came.refused()
+        assert answer.reply == Rep.ERR_SHUTDOWN
+        assert "Too many open files" in answer.text
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+        for client in (*kept, await running.session(there, 0)):
+            await client.ask(Cmd.READ, 0, 512)
+        assert not any(each["restarts"] for each in await running.there())
+        assert "Traceback" not in running.said
 
 
 async def test_without_their_supervisor_workers_take_nobody_and_drain(tmp_path: Path) -> None:
