@@ -3,6 +3,8 @@
 A reload exchanges the configuration, its rules and its upstreams in one step (`Service.reconfigure`). Sessions
 that run keep the policies and the link with which they began, for they were promised what these make of the
 export; rates, limits and a rule that ends them are taken from the rules in force.
+
+This is longer than other modules: a reload changes all that clients share in one step, so it is in one place.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 What it does with whatever happens is `steps.OLDER`; here is how. As long as it drains, it looks around every
 `LOOK_SECONDS`, and when a client leaves: who has come and gone is told to the newer process, disks whose last
 user has gone are given, and when nobody is left, so is the rest.
+
+This is longer than other modules: it has a method for each thing that the table of steps has it do.
 """
 
 from __future__ import annotations

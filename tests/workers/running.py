@@ -15,10 +15,12 @@ import trio
 
 from gateway.admin.asking import ControlError, ask
 from gateway.admin.control import ControlAnswer
+from gateway.config import load
 from gateway.embedded import Server
 from gateway.embedded.disk import MemoryDisk
 from gateway.protocol.client_role import Refused
 from gateway.wire.constants import Rep
+from gateway.workers.homes import home_of, table_of
 from tests.embedded.peers import BLOCK_SIZE, Client
 from tests.tools.patience import HANG_SECONDS
 
@@ -38,12 +40,29 @@ NOTHING_ADDED: Mapping[str, str] = {}
 LOOK_AGAIN_SECONDS = 0.01
 
 SIZE = 1 << 20
-NAMES = [f"d{number}" for number in range(8)]
+NAMES = [f"d{number}" for number in range(64)]
+"""Of the disks that there are. Where their homes are follows from where the test has its files."""
+
+FEW = 8
 
 
 def disks() -> Server:
-    """Give a server with some disks, which are at home in both of two workers."""
+    """Give a server with many disks."""
     return Server({name: MemoryDisk(SIZE) for name in NAMES})
+
+
+def names_by_turns(path: Path, workers: int = 2) -> list[str]:
+    """Give the names of a few disks whose homes are the workers 0, 1, 0, ... under the configuration in a
+    file.
+    """
+    config = load(path)
+    table, [settings] = table_of(config, counted=False), config.upstream.values()
+    found: list[str] = []
+    for name in NAMES:
+        if home_of(table, settings, name, workers) == len(found) % workers and len(found) < FEW:
+            found.append(name)
+    assert len(found) == FEW
+    return found
 
 
 class Gateway:

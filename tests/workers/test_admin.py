@@ -17,7 +17,7 @@ from gateway.wire.constants import Cmd
 from tests.embedded.peers import Client
 from tests.tools.patience import HANG_SECONDS
 from tests.web.pages import LOOK, Running, running
-from tests.workers.running import NAMES, disks, server_at, until
+from tests.workers.running import disks, names_by_turns, server_at, until
 
 pytestmark = pytest.mark.real
 
@@ -75,28 +75,29 @@ async def test_one_scrape_has_the_counts_of_all_and_of_those_that_have_died(work
             async def all_have_left() -> bool:
                 return await number_of(one, "nbd_gateway_sessions") == 0
 
+            names = names_by_turns(workdir / "gateway.toml")
             await until(is_ready)
-            for name in NAMES:
+            for name in names:
                 await written(one, name)
             await until(all_have_left)
             writes = "nbd_gateway_requests_total"
-            assert await number_of(one, writes, command="WRITE") == len(NAMES)
+            assert await number_of(one, writes, command="WRITE") == len(names)
             begun = await number_of(one, "nbd_gateway_sessions_begun_total")
-            assert begun == len(NAMES)
+            assert begun == len(names)
             pid = (await workers())[0]["pid"]
             os.kill(pid, signal.SIGKILL)
 
             async def is_replaced() -> bool:
-                assert await number_of(one, writes, command="WRITE") == len(NAMES)
+                assert await number_of(one, writes, command="WRITE") == len(names)
                 return any(each["restarts"] and each["serves"] for each in await workers())
 
             await until(is_replaced)
-            assert await number_of(one, writes, command="WRITE") == len(NAMES)
-            assert await number_of(one, "nbd_gateway_sessions_begun_total") == len(NAMES)
-            for name in NAMES:
+            assert await number_of(one, writes, command="WRITE") == len(names)
+            assert await number_of(one, "nbd_gateway_sessions_begun_total") == len(names)
+            for name in names:
                 await written(one, name)
             await until(all_have_left)
-            assert await number_of(one, writes, command="WRITE") == 2 * len(NAMES)
+            assert await number_of(one, writes, command="WRITE") == 2 * len(names)
             lines = (await one.ask("/api/v1/log", token=LOOK)).said["lines"]
             assert {each["fields"].get("worker") for each in lines} >= {0, 1}
             assert "worker has died" in {each["event"] for each in lines}

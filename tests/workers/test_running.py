@@ -12,20 +12,18 @@ from pathlib import Path
 import pytest
 import trio
 
-from gateway.config import load
 from gateway.embedded.personality import PLAIN
 from gateway.wire.constants import Cmd, Errno, Rep
 from gateway.wire.handshake import BlockSizes
-from gateway.workers.homes import home_of, table_of
 from tests.embedded.peers import BLOCK_SIZE, Client
 from tests.tools.volatile import VolatileServer
 from tests.workers.running import (
     HOMELESS,
     NAMES,
     SIZE,
-    Gateway,
     disks,
     gateway,
+    names_by_turns,
     server_at,
     state_of,
     until,
@@ -46,12 +44,6 @@ late-write-seconds = 0
 CANONICAL = UPSTREAM + "canonical-names = true\n"
 
 
-def homes(running: Gateway) -> list[int | None]:
-    config = load(running.path)
-    table = table_of(config, counted=False)
-    return [home_of(table, config.upstream["u"], name, running.workers) for name in NAMES]
-
-
 async def ended(client: Client) -> bool:
     try:
         return await client.rest() == b""
@@ -68,18 +60,18 @@ async def test_a_disk_is_served_by_its_home_whoever_its_clients_came_to(tmp_path
         server_at(tmp_path / "u.sock", disks()),
         gateway(tmp_path, CANONICAL.format(at=tmp_path)) as running,
     ):
-        wanted = homes(running)
-        assert set(wanted) == {0, 1}
-        for name in NAMES:
+        names = names_by_turns(running.path)
+        wanted = [0, 1] * (len(names) // 2)
+        for name in names:
             one = await running.session(name, worker=0)
             other = await running.session(name, worker=1)
             assert await one.error(Cmd.WRITE, 512, data=BLOCK) == 0
             assert await other.read(512, 512) == BLOCK
         found = {(each["export"], each["worker"]) for each in await running.sessions()}
-        assert found == set(zip(NAMES, wanted, strict=True))
-        await running.has_clients(2 * len(NAMES))
+        assert found == set(zip(names, wanted, strict=True))
+        await running.has_clients(2 * len(names))
         [listener] = (await running.status())["listeners"]
-        assert listener["handshakes"]["handed-over"] == len(NAMES)
+        assert listener["handshakes"]["handed-over"] == len(names)
 
 
 async def test_a_disk_without_a_home_stays_where_its_client_came_in(tmp_path: Path) -> None:
@@ -163,9 +155,10 @@ async def test_a_worker_that_dies_takes_its_own_sessions_along_and_no_others(
         server_at(tmp_path / "u.sock", disks()),
         gateway(tmp_path, CANONICAL.format(at=tmp_path)) as running,
     ):
-        wanted = homes(running)
+        names = names_by_turns(running.path)
+        wanted = [0, 1] * (len(names) // 2)
         pids = await running.pids()
-        clients = [await running.session(name) for name in NAMES]
+        clients = [await running.session(name) for name in names]
         os.kill(pids[0], signal.SIGKILL)
         for client, home in zip(clients, wanted, strict=True):
             if home == 0:
@@ -173,10 +166,10 @@ async def test_a_worker_that_dies_takes_its_own_sessions_along_and_no_others(
             else:
                 assert await client.error(Cmd.WRITE, 0, data=BLOCK) == 0
         # They are served again, by another process with the same number.
-        for name, home in zip(NAMES, wanted, strict=True):
+        for name, home in zip(names, wanted, strict=True):
             if home == 0:
                 assert await (await running.session_again(name)).read(0, 512) == bytes(512)
-        await running.has_clients(len(NAMES))
+        await running.has_clients(len(names))
         status = await running.status()
         assert [each["restarts"] for each in status["workers"]] == [1, 0]
         now = await running.pids()
@@ -251,11 +244,12 @@ async def test_a_worker_that_is_told_to_end_drains_and_is_replaced(tmp_path: Pat
         server_at(tmp_path / "u.sock", disks()),
         gateway(tmp_path, CANONICAL.format(at=tmp_path)) as running,
     ):
+        names = names_by_turns(running.path)
         for pid in await running.pids():
             os.kill(pid, signal.SIGTERM)
         for number in range(running.workers):
             await running.replaced(number)
-        for name in NAMES:
+        for name in names:
             await running.session(name)
 
 
@@ -269,26 +263,22 @@ async def test_a_pause_is_at_home_and_a_new_worker_has_it(tmp_path: Path) -> Non
         server_at(tmp_path / "u.sock", disks()),
         gateway(tmp_path, text) as running,
     ):
-        home, *others = homes(running)
-        assert home is not None
-        elsewhere = next(
-            name for name, number in zip(NAMES[1:], others, strict=True) if number != home
-        )
-        client = await running.session("d0", worker=1 - home)
-        assert (await running.ask("pause", export="d0")).ok
+        [name, elsewhere, *_], home = names_by_turns(running.path), 0
+        client = await running.session(name, worker=1 - home)
+        assert (await running.ask("pause", export=name)).ok
         await client.send(Cmd.READ, 0, 512)
-        assert (await running.status())["paused"] == ["d0"]
+        assert (await running.status())["paused"] == [name]
         os.kill((await running.pids())[home], signal.SIGKILL)
         assert await ended(client)
         # Whether its home is there again or not:
-        assert (await running.status())["paused"] == ["d0"]
+        assert (await running.status())["paused"] == [name]
         assert (await running.ask("pause", export=elsewhere)).ok
         assert (await running.ask("resume", export=elsewhere)).ok
         await running.replaced(home)
-        assert (await running.status())["paused"] == ["d0"]
-        assert (await running.ask("resume", export="d0")).ok
+        assert (await running.status())["paused"] == [name]
+        assert (await running.ask("resume", export=name)).ok
         assert (await running.status())["paused"] == []
-        await running.session("d0")
+        await running.session(name)
 
 
 async def test_what_is_said_of_all(tmp_path: Path) -> None:
@@ -296,21 +286,22 @@ async def test_what_is_said_of_all(tmp_path: Path) -> None:
         server_at(tmp_path / "u.sock", disks()),
         gateway(tmp_path, CANONICAL.format(at=tmp_path)) as running,
     ):
-        clients = [await running.session(name) for name in NAMES]
+        names = names_by_turns(running.path)
+        clients = [await running.session(name) for name in names]
         for client in clients:
             assert await client.read(0, 512) == bytes(512)
         status = await running.status()
-        assert status["sessions"] == len(NAMES)
+        assert status["sessions"] == len(names)
         answer = await running.ask("exports")
         assert answer.data is not None
-        assert {each["export"] for each in answer.data["exports"]} == {*NAMES}
+        assert {each["export"] for each in answer.data["exports"]} == {*names}
         answer = await running.ask("upstreams")
         assert answer.data is not None
         [upstream] = answer.data["upstreams"]
-        assert upstream["sessions"] == len(NAMES)
+        assert upstream["sessions"] == len(names)
         found = await running.sessions()
         assert (await running.ask("disconnect", session=found[0]["session"])).ok
-        [gone] = [n for n, name in enumerate(NAMES) if name == found[0]["export"]]
+        [gone] = [n for n, name in enumerate(names) if name == found[0]["export"]]
         assert await ended(clients[gone])
         assert not (await running.ask("disconnect", session="nobody-1")).ok
         refused = await running.ask("switch", export="d0", uri="nbd://127.0.0.1")
@@ -368,11 +359,12 @@ async def test_a_worker_that_is_started_anew_has_the_configuration_in_force(tmp_
         server_at(tmp_path / "u.sock", disks()),
         gateway(tmp_path, CANONICAL.format(at=tmp_path)) as running,
     ):
+        names = names_by_turns(running.path)
         running.path.write_text("nothing of sense")
         pids = await running.pids()
         os.kill(pids[0], signal.SIGKILL)
         await running.replaced(0)
-        for name in NAMES:
+        for name in names:
             await running.session(name, worker=1)
 
 
@@ -414,8 +406,7 @@ async def test_a_limit_of_a_rule_is_that_of_all_workers(tmp_path: Path) -> None:
         server_at(tmp_path / "u.sock", disks()),
         gateway(tmp_path, (CANONICAL + text).format(at=tmp_path)) as running,
     ):
-        wanted = homes(running)
-        [first, second] = [NAMES[wanted.index(worker)] for worker in (0, 1)]
+        [first, second, *_] = names_by_turns(running.path)
 
         async def refused(name: str) -> str:
             client = await running.connected("g.sock")
@@ -456,9 +447,10 @@ async def test_over_tls_a_client_stays_where_its_tls_is_and_is_served_at_home(
         server_at(tmp_path / "u.sock", disks()),
         gateway(tmp_path, text + CANONICAL.format(at=tmp_path)) as running,
     ):
+        names = names_by_turns(running.path)
         data = os.urandom(SIZE)
         (tmp_path / "data").write_bytes(data)
-        for name in NAMES:
+        for name in names:
             uri = f"nbds+unix:///{name}?socket={tmp_path}/t.sock&tls-certificates={pki}"
             uri += "&tls-verify-peer=false"
             for pair in (["data", uri], [uri, "back"]):
@@ -467,7 +459,7 @@ async def test_over_tls_a_client_stays_where_its_tls_is_and_is_served_at_home(
             assert (tmp_path / "back").read_bytes() == data
         await running.has_clients(0, 1)
         _plain, listener = (await running.status())["listeners"]
-        assert listener["handshakes"]["session"] == 2 * len(NAMES)
+        assert listener["handshakes"]["session"] == 2 * len(names)
         assert listener["handshakes"]["handed-over"] > 0
 
 
