@@ -11,6 +11,7 @@ from .clients import SYSTEM_PYTHON
 from .processes import Process, attempt, listening, run
 from .rawclient import RawClient
 from .servers import free_port, unix_uri, with_export
+from .versions import version_of
 
 GATEWAY = (sys.executable, "-m", "gateway")
 PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
@@ -87,7 +88,9 @@ def test_what_is_printed_when_an_export_is_opened(path: Path) -> None:
     assert len(table) == len(EXPORTS)
     taken = RawClient(with_export(unix_uri(path), "full"))  # the only place
     try:
-        for export, (_what, by_nbdinfo, by_qemu, by_nbd_client) in zip(EXPORTS, table, strict=True):
+        for export, row in zip(EXPORTS, table, strict=True):
+            _what, by_older, by_newer, by_qemu, by_nbd_client = row
+            by_nbdinfo = by_newer if version_of("nbdinfo") >= (1, 22) else by_older
             uri = with_export(unix_uri(path), export)
             for command, fragment in (
                 (("nbdinfo", uri), by_nbdinfo),
