@@ -257,6 +257,8 @@ def _of_environment(name: str, written: str, note: Note) -> str:
     value = os.environ.get(name)
     if value is None:
         raise ValueError(f"{written}: there is no variable {shown(name)} in the environment")
+    if not value:
+        raise ValueError(f"{written}: the variable is empty")
     return value
 
 
@@ -271,4 +273,6 @@ def _of_file(name: str, written: str, note: Note) -> str:
         raise ValueError(f"{written}: is no text of one line") from None
     if len(content) > MOST_VALUE_BYTES or not value.isprintable():
         raise ValueError(f"{written}: expected a text of one line, up to {MOST_VALUE_BYTES} bytes")
+    if not value:  # as it is for a moment while somebody writes it
+        raise ValueError(f"{written}: the file is empty")
     return value

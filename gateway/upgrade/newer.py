@@ -154,9 +154,13 @@ class Newer:
             _DO[act](self)
 
     async def farewell(self) -> None:
-        """We were told to end: the older process hears it before we have."""
-        with trio.move_on_after(FAREWELL_SECONDS):
+        """We were told to end: the older process, whose sessions end too, ends before we do."""
+        wait = self._host is not None and self.state is NewerIs.STOPPING
+        seconds = self._host.service.config.drain_seconds if self._host is not None and wait else 0
+        with trio.move_on_after(seconds + FAREWELL_SECONDS):
             await self._channel.all_sent()
+            if wait:
+                await self._ended.wait()
 
     async def end_overdue(self) -> None:
         """End the older process, if its deadline was so long ago that it does not end by itself any more."""
@@ -183,8 +187,9 @@ class Newer:
             self._host.service.log.error("upgrade broken off", why=self._channel.why)
             self.state = NewerIs.ENDED
             self._host.drain(now=False)
-            return
-        self.happens(Happening.OTHER_DIED)
+        else:
+            self.happens(Happening.OTHER_DIED)
+        self._ended.set()
 
     def _hear(self, message: ChannelMessage) -> None:
         with closing_descriptors(message):

@@ -48,6 +48,7 @@ class NewerIs(Enum):
     ALONE_SOON = "the same, but the older process has died"
     READY = "all is there, and it waits to be told to go"
     BESIDE = "it serves, and the older process has clients still"
+    STOPPING = "it was told to end, and ends after the older process"
     ALONE = "it serves, and nobody else does"
     ENDED = "it ends"
 
@@ -158,7 +159,10 @@ NEWER: Mapping[tuple[NewerIs, Happening], tuple[NewerIs, tuple[Act, ...]]] = {
     (_N.READY, _E.OTHER_DIED): (_N.ALONE, (_A.HAVE_ALL, _A.ACCEPT)),
     (_N.BESIDE, _E.BYE): (_N.ALONE, (_A.HAVE_ALL, _A.SAY_THANKS)),
     (_N.BESIDE, _E.OTHER_DIED): (_N.ALONE, (_A.HAVE_ALL,)),
-    (_N.BESIDE, _E.TOLD): (_N.ENDED, (_A.SAY_STOP, _A.DRAIN)),
+    # Who manages services ends all that is left of one when its main process has ended. So that is last.
+    (_N.BESIDE, _E.TOLD): (_N.STOPPING, (_A.SAY_STOP, _A.DRAIN)),
+    (_N.STOPPING, _E.BYE): (_N.ENDED, (_A.SAY_THANKS,)),
+    (_N.STOPPING, _E.OTHER_DIED): (_N.ENDED, ()),
     (_N.ALONE, _E.TOLD): (_N.ENDED, (_A.DRAIN,)),
 }
 

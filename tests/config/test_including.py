@@ -253,6 +253,8 @@ who = {{ network = ["${{env:STORAGE}}"] }}
         ("${file:long}", "${file:long}: expected a text of one line, up to 65536 bytes"),
         ("${file:/dev/zero}", "${file:/dev/zero}: expected a text of one line, up to 65536 bytes"),
         ("${file:bytes}", "${file:bytes}: is no text of one line"),
+        ("${file:/dev/null}", "${file:/dev/null}: the file is empty"),
+        ("${env:EMPTY}", "${env:EMPTY}: the variable is empty"),
     ],
 )
 def test_what_is_not_there_is_said_of_the_key(
@@ -260,6 +262,7 @@ def test_what_is_not_there_is_said_of_the_key(
 ) -> None:
     monkeypatch.chdir(files.directory)
     monkeypatch.delenv("NOT_THERE", raising=False)
+    monkeypatch.setenv("EMPTY", "")
     files.write({"lines": "a\nb\n", "long": "x" * 70_000})
     (files.directory / "bytes").write_bytes(b"\xff")
     files.write({"g.toml": MAIN, "conf.d/b.toml": f'[upstream.b]\nuri = "nbd://{value}"\n'})

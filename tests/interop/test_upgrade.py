@@ -306,6 +306,26 @@ def test_sessions_have_their_time_after_an_upgrade_too(
     gateway.end()
 
 
+def test_who_is_told_to_end_ends_after_the_older_process(
+    servers: Servers, workdir: Path, gateways: list[Upgraded]
+) -> None:
+    upstream = servers.nbdkit("memory", f"{MIB}")
+    gateway = Upgraded(workdir, disks(f'uri = "{upstream.uri}"'))
+    gateways.append(gateway)
+    client = verifying(gateway.uri(), 0)
+    wait_until(lambda: "begun" in client.output, "it has begun")
+    older = gateway.upgraded()
+    newer = gateway.pid
+    os.kill(older, signal.SIGSTOP)
+    os.kill(newer, signal.SIGTERM)
+    wait_until(lambda: "shutting down" in gateway.log, "the newer one ends")
+    os.kill(older, signal.SIGCONT)
+    gateway.ended(newer)
+    assert "end=shutdown" in gateway.log
+    gateway.ended(older)
+    client.stop()
+
+
 TOKEN = "full-0123456789abcdef0123"
 
 

@@ -89,6 +89,8 @@ def newer_does(world: World, event: Happening) -> World:
             world = world._replace(newer_accepts=True)
         if act is Act.HAVE_ALL:
             world = world._replace(newer_has=True)
+        if act is Act.DRAIN:
+            world = world._replace(newer_accepts=False)
     if state is NewerIs.ENDED and world.newer_lives:
         world = world._replace(
             newer_lives=False, newer_accepts=False, to_older=(*world.to_older, DIED), to_newer=()
@@ -125,6 +127,8 @@ def nexts(world: World) -> Iterator[tuple[str, World]]:
             yield "newer is prepared", newer_does(world, Happening.PREPARED)
             if not world.killed:
                 yield "newer fails", newer_does(world, Happening.FAILED)
+        if world.newer is NewerIs.STOPPING:
+            yield "newer waits too long", newer_does(world, DIED)
         if not world.told:
             yield "newer is told to end", newer_does(world._replace(told=True), Happening.TOLD)
     if not world.killed:
@@ -257,6 +261,23 @@ def test_who_is_told_to_end_leaves_no_newer_one_that_is_not_ready() -> None:
     """It would keep the sockets, and if it hangs, for ever."""
     _state, acts = older_step(OlderIs.STARTING, Happening.TOLD)
     assert Act.KILL_NEWER in acts
+
+
+def test_the_newer_process_ends_last() -> None:
+    """Once it serves it is the main one, and whoever manages services kills what is left of one without its
+    main process.
+    """
+    has_clients = (OlderIs.DRAINING, OlderIs.ENDING, OlderIs.STOPPING)
+    waits = [(world, way) for world, way in WORLDS.items() if not world.killed and world.told]
+    assert not [
+        way
+        for world, way in waits
+        if world.newer is NewerIs.ENDED
+        and world.older in has_clients
+        and world.older_lives
+        and "newer hears GO" in way
+        and "newer waits too long" not in way
+    ]
 
 
 def test_every_row_is_reached() -> None:
