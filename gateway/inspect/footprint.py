@@ -95,6 +95,9 @@ def _read(config: Config) -> Iterator[Path]:
         for uri in upstream.nbd_uris:
             if uri.socket_path is not None and not is_abstract(uri.socket_path):
                 yield Path(uri.socket_path)
+    if (fleet := config.fleet) is not None:
+        found = (fleet.certificates, fleet.etcd_certificates, fleet.etcd_password_file)
+        yield from (each for each in found if each is not None)
     if config.admin is not None:
         both = (config.admin.tokens, config.admin.certificates)
         yield from (each for each in both if each is not None)

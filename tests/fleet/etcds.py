@@ -15,6 +15,9 @@ import trustme
 
 PASSWORD = "a secret"
 
+PATIENT_SECONDS = 60
+"""How long one step of a call may take, on a machine that is busy with other things."""
+
 
 class Members:
     """The members of one etcd. `uris` are where clients come; all ends with `stop`. `hurried`: they do not wait
@@ -67,6 +70,7 @@ class Members:
 
     def etcdctl(self, *words: str) -> None:
         command = ["etcdctl", "--endpoints", ",".join(self.uris)]
+        command += [f"--{what}-timeout={PATIENT_SECONDS}s" for what in ("dial", "command")]
         if self.tls:
             command += ["--cacert", str(self.at / "ca-cert.pem")]
             command += ["--cert", str(self.at / "client-cert.pem")]

@@ -22,7 +22,7 @@ from gateway.fleet.etcd import Etcd, EtcdUnavailable
 from gateway.protocol.client_role import Refused
 from gateway.tls.pki import make_pki
 from tests.embedded.peers import BLOCK_SIZE, Client
-from tests.fleet.etcds import PASSWORD, Members, free_ports
+from tests.fleet.etcds import PASSWORD, PATIENT_SECONDS, Members, free_ports
 from tests.fleet.etcds import running as etcd_running
 from tests.tools.patience import HANG_SECONDS
 
@@ -160,7 +160,13 @@ class RunningFleet:
     async def homes(self) -> dict[str, str]:
         """Give which gateway is the home of each disk, as etcd has it."""
         user = "root" if self.members.tls else None
-        etcd = Etcd(self.members.uris, context=self.members.context(), user=user, password=PASSWORD)
+        etcd = Etcd(
+            self.members.uris,
+            context=self.members.context(),
+            user=user,
+            password=PASSWORD,
+            seconds=PATIENT_SECONDS,
+        )
         async with etcd:
             found, _revision = await etcd.below("/nbd-gateway/homes/")
         return {each.key: json.loads(each.value)["gateway"] for each in found}
@@ -231,7 +237,7 @@ async def fleet(
 
 
 async def answers(members: Members) -> None:
-    async with Etcd(members.uris, context=members.context()) as etcd:
+    async with Etcd(members.uris, context=members.context(), seconds=PATIENT_SECONDS) as etcd:
         while True:
             try:
                 await etcd.get("/none/")

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from gateway.fleet.etcd import Etcd, EtcdKey, EtcdPut, EtcdRefused, EtcdUnavailable
-from tests.fleet.etcds import PASSWORD, Members, running
+from tests.fleet.etcds import PASSWORD, PATIENT_SECONDS, Members, running
 from tests.tools.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.real
@@ -37,7 +37,7 @@ async def answers(etcd: Etcd) -> None:
 
 
 def opened(members: Members) -> Etcd:
-    return Etcd(members.uris, context=members.context(), seconds=5)
+    return Etcd(members.uris, context=members.context(), seconds=PATIENT_SECONDS)
 
 
 async def test_keys_are_set_if_nothing_has_changed(one: Members) -> None:
@@ -109,15 +109,25 @@ async def test_three_members_with_tls_certificates_and_passwords(tmp_path: Path)
         members.etcdctl("user", "add", f"root:{PASSWORD}")
         members.etcdctl("user", "grant-role", "root", "root")
         members.etcdctl("auth", "enable")
-        async with Etcd(members.uris, context=members.context(), seconds=5) as nobody:
+        async with Etcd(members.uris, context=members.context(), seconds=PATIENT_SECONDS) as nobody:
             with pytest.raises(EtcdRefused):
                 await nobody.get("/t/a")
-        wrong = Etcd(members.uris, context=members.context(), user="root", password="x", seconds=5)
+        wrong = Etcd(
+            members.uris,
+            context=members.context(),
+            user="root",
+            password="x",
+            seconds=PATIENT_SECONDS,
+        )
         async with wrong:
             with pytest.raises(EtcdRefused, match="authentication failed"):
                 await wrong.get("/t/a")
         right = Etcd(
-            members.uris, context=members.context(), user="root", password=PASSWORD, seconds=5
+            members.uris,
+            context=members.context(),
+            user="root",
+            password=PASSWORD,
+            seconds=PATIENT_SECONDS,
         )
         async with right:
             assert await right.change([], [EtcdPut("/t/a", "1")])

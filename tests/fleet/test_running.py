@@ -106,9 +106,8 @@ async def test_a_home_that_ends_in_good_order_gives_its_disks_away(tmp_path: Pat
         assert await client.error(Cmd.WRITE, data=A) == 0
         assert await client.error(Cmd.FLUSH) == 0
         home = await all_.home()
-        await client.send(Cmd.DISC)
-        assert await ended(client)
         await home.end()
+        assert await ended(client)
         again = await all_.others(home)[0].session_again()
         assert await again.read(0, 512) == A
         assert "not given away" not in home.said
