@@ -186,8 +186,7 @@ async def test_a_client_without_room_is_refused_and_nobody_else_notices(
         server_at(tmp_path / "u.sock", disks()),
         gateway(tmp_path, CANONICAL.format(at=tmp_path)) as running,
     ):
-        at = homes(running)
-        there, here = NAMES[at.index(1)], NAMES[at.index(0)]
+        here, there, *_more = names_by_turns(running.path)
         kept = [await running.session(there), await running.session(here)]
         came = await running.client(0)
         await came.structured()
