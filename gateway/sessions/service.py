@@ -77,13 +77,9 @@ class Paused:
     """It stays paused, and another process has it: who waits here is to connect again."""
     _over: trio.Event = field(default_factory=trio.Event)
 
-    def set(self) -> None:
-        """It goes on."""
-        self._over.set()
-
-    def leave(self) -> None:
-        """Have nobody wait here any more, though it does not go on."""
-        self.elsewhere = True
+    def set(self, *, elsewhere: bool = False) -> None:
+        """It goes on; or it does not, but nobody waits here any more."""
+        self.elsewhere = elsewhere
         self._over.set()
 
     async def wait(self) -> None:

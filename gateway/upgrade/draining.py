@@ -78,7 +78,7 @@ class Draining:
         self.tell_changes()
         if self.ending:
             for paused in service.paused.values():
-                paused.leave()
+                paused.set(elsewhere=True)
             # Who has not opened an export yet may: then its session ends like this, and it is not refused.
             for running in service.running - self._finished:
                 running.relaying.finish(UPGRADED, service.config.drain_seconds, Cause.UPGRADED)

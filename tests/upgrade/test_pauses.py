@@ -112,7 +112,7 @@ async def test_it_is_the_older_ones_again_when_the_newer_one_dies(
             await done(made, "upgrade", deadline=1000)
             older, newer = made.all
             for paused in older.service.paused.values():
-                paused.leave()
+                paused.set(elsewhere=True)
             newer.may_die = True
             newer.kill()
             await newer.ended.wait()
