@@ -28,7 +28,7 @@ from gateway.app.standing import Standing
 from gateway.net.listen import Listener
 from gateway.sessions.pausing import Pauses
 from gateway.sessions.service import Service
-from gateway.upgrade.begin import begun, started
+from gateway.upgrade.begin import begun, program, started
 from gateway.upstream.configured import StartError, switched_to
 from gateway.upstream.server import Server
 from gateway.uri import Legacy, MemoryUri, parse_nbd_uri
@@ -213,7 +213,7 @@ class Upgrading:
         why = self.why_not()
         if why is not None:
             return ControlAnswer(False, problems=(why,))
-        from gateway.upgrade.older import Older, program
+        from gateway.upgrade.older import Older
         from gateway.upgrade.steps import OlderIs
 
         command = program() if path is None else [path, *sys.argv[1:]]

@@ -10,10 +10,20 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 VARIABLE = "NBD_GATEWAY_UPGRADE"
+
+
+def program() -> list[str]:
+    """Give the command line by which this process was started, for a newer one: what stands at its path now."""
+    script = Path(sys.argv[0])
+    if script.is_file() and os.access(script, os.X_OK):
+        return [str(script), *sys.argv[1:]]
+    return [*sys.orig_argv]
 
 
 def started(

@@ -10,10 +10,8 @@ This is longer than other modules: it has a method for each thing that the table
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import trio
@@ -401,14 +399,6 @@ class Older:
 
 def _nothing(_what: object) -> None:
     """Nobody minds."""
-
-
-def program() -> list[str]:
-    """Give the command line by which this process was started, for a newer one: what stands at its path now."""
-    script = Path(sys.argv[0])
-    if script.is_file() and os.access(script, os.X_OK):
-        return [str(script), *sys.argv[1:]]
-    return [*sys.orig_argv]
 
 
 _DO = {
