@@ -16,7 +16,6 @@ This is longer than other modules: each verb is short, and all do the same with 
 
 from __future__ import annotations
 
-import math
 import secrets
 import socket
 import time
@@ -135,23 +134,34 @@ class Desk:
         """All that there are."""
         return self._crew.workers
 
-    async def of_each(self, ask: Callable[[Worker], Awaitable[Any]]) -> dict[int, Any]:
-        """Ask all at once, and give what each says that is there from the question until all have answered. Of
-        one that has died meanwhile, the past has what it said before. `ask` raises `NotThere`.
+    async def of_each(
+        self, ask: Callable[[Worker], Awaitable[Any]]
+    ) -> tuple[dict[int, Any], tuple[str, ...]]:
+        """Ask all at once, and give what each says that is there from the question until all have answered; and
+        why others have said nothing. Of those the past has what they said before. `ask` raises `NotThere`.
         """
         found: dict[int, Any] = {}
+        whys: dict[int, str] = {}
         runs = {each.number: each.run for each in self._crew.workers if each.serves}
 
         async def one(worker: Worker) -> None:
-            with suppress(NotThere):
-                found[worker.number] = await ask(worker)
+            try:
+                with trio.fail_after(QUESTION_SECONDS):
+                    found[worker.number] = await ask(worker)
+            except trio.TooSlowError:
+                whys[worker.number] = str(_silent(worker))
+            except NotThere as error:
+                whys[worker.number] = str(error)
 
         async with trio.open_nursery() as nursery:
             for worker in self._crew.workers:
                 if worker.number in runs:
                     nursery.start_soon(one, worker)
-        there = {each.number for each in self._crew.workers if each.run == runs.get(each.number)}
-        return {number: found[number] for number in sorted(found) if number in there}
+        for worker in self._crew.workers:
+            if worker.run != runs.get(worker.number):
+                found.pop(worker.number, None)
+                whys[worker.number] = f"worker {worker.number} is not there: it is being started"
+        return dict(sorted(found.items())), tuple(why for _number, why in sorted(whys.items()))
 
     async def _open(self, worker: Worker) -> trio.SocketStream:
         ours, theirs = socket.socketpair()
@@ -186,25 +196,32 @@ class Desk:
         await stream.aclose()
         return answer
 
+    async def question(
+        self, worker: Worker, verb: str, arguments: Mapping[str, Any]
+    ) -> ControlAnswer:
+        """Ask what is answered at once. Raises `NotThere`, also where nothing comes for `QUESTION_SECONDS`."""
+        try:
+            with trio.fail_after(QUESTION_SECONDS):
+                return await self.ask(worker, verb, arguments)
+        except trio.TooSlowError:
+            raise _silent(worker) from None
+
     async def _each(
         self,
         workers: Sequence[Worker],
         verb: str,
         arguments: Mapping[str, Any],
-        seconds: float = math.inf,
+        ask: Callable[[Worker, str, Mapping[str, Any]], Awaitable[ControlAnswer]] | None = None,
     ) -> list[Asked]:
-        """Ask several at once; one that is not there, or takes longer than so many seconds, has a problem."""
+        """Ask several at once, by `ask` or without a bound; one that is not there has a problem."""
         found: dict[int, ControlAnswer] = {}
+        ask = self.ask if ask is None else ask
 
         async def one(worker: Worker) -> None:
             try:
                 if not worker.serves:
                     raise NotThere(f"worker {worker.number} is not there: it is being started")
-                with trio.fail_after(seconds):
-                    found[worker.number] = await self.ask(worker, verb, arguments)
-            except trio.TooSlowError:
-                text = f"worker {worker.number} does not answer: nothing came from it for {seconds:g} s"
-                found[worker.number] = ControlAnswer(False, problems=(text,))
+                found[worker.number] = await ask(worker, verb, arguments)
             except NotThere as error:
                 found[worker.number] = ControlAnswer(False, problems=(str(error),))
 
@@ -217,7 +234,7 @@ class Desk:
         self, verb: str, arguments: Mapping[str, Any]
     ) -> tuple[list[tuple[int, Mapping[str, Any]]], tuple[str, ...]]:
         """Ask all a question: give the data of those that answer, and what was in the way of the others."""
-        asked = await self._each(self._crew.workers, verb, arguments, QUESTION_SECONDS)
+        asked = await self._each(self._crew.workers, verb, arguments, self.question)
         data = [(worker.number, each.data) for worker, each in asked if each.data is not None]
         problems = [(worker.number, each.problems) for worker, each in asked if each.data is None]
         return data, merged.lines(problems)
@@ -226,7 +243,6 @@ class Desk:
 
     async def _status(self, arguments: Mapping[str, Any]) -> ControlAnswer:
         no_arguments(arguments)
-        problems: tuple[str, ...] = ()
 
         async def of_one(worker: Worker) -> Mapping[str, Any]:
             answer = await self.ask(worker, "status", {})
@@ -234,9 +250,7 @@ class Desk:
                 raise NotThere("; ".join(answer.problems))
             return answer.data
 
-        said = await self.of_each(of_one)
-        missing = [each.number for each in self._crew.workers if each.number not in said]
-        problems = tuple(f"worker {number} is not there: it is being started" for number in missing)
+        said, problems = await self.of_each(of_one)
         if not said:
             return ControlAnswer(False, problems=problems)
         data = [*said.items()]
@@ -544,6 +558,12 @@ class Desk:
         settings = config.upstream[route.upstream]
         home = home_of(table, settings, route.upstream_name, len(self._crew.workers))
         return self._crew.workers if home is None else [self._crew.workers[home]]
+
+
+def _silent(worker: Worker) -> NotThere:
+    return NotThere(
+        f"worker {worker.number} does not answer: nothing came from it for {QUESTION_SECONDS:g} s"
+    )
 
 
 async def _any_ends(streams: Sequence[trio.SocketStream]) -> None:

@@ -63,7 +63,7 @@ class Front:
             return
         now = worker.run
         try:
-            answer = await self._desk.ask(worker, "log", {"after": last if run == now else 0})
+            answer = await self._desk.question(worker, "log", {"after": last if run == now else 0})
         except NotThere:
             return
         for line in [] if answer.data is None else answer.data["lines"]:
@@ -73,7 +73,8 @@ class Front:
 
     async def _counts(self, arguments: Mapping[str, Any]) -> ControlAnswer:
         no_arguments(arguments)
-        rows = self._desk.past.counts(await self._desk.of_each(self._counts_of))
+        said, _problems = await self._desk.of_each(self._counts_of)
+        rows = self._desk.past.counts(said)
 
         async def tell(send: Callable[[bytes], Awaitable[None]]) -> None:
             for at in range(0, len(rows), EXPORTS_IN_A_LINE):

@@ -62,9 +62,11 @@ class Past:
         self._gone_counts = _by_export([*self._gone_counts.values(), *rows])
 
     def status(self, said: Mapping[int, Mapping[str, Any]]) -> Shown:
-        """Put `status` together, of what workers have said now: one at least."""
+        """Put `status` together, of what workers have said now, one at least, and of what those said before
+        that are there and say nothing.
+        """
         self._last |= said
-        live = [*said.values()]
+        live = [*self._last.values()]
         if self._gone is None:
             return merged.status_of(live)
         gone = dict(self._gone)
@@ -76,7 +78,7 @@ class Past:
     def counts(self, said: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[Shown]:
         """Put together what was done with each export."""
         self._last_counts |= said
-        rows = [each for one in said.values() for each in one]
+        rows = [each for one in self._last_counts.values() for each in one]
         return [*_by_export([*rows, *self._gone_counts.values()]).values()]
 
 

@@ -154,3 +154,12 @@ def test_an_export_that_only_the_dead_have_served_has_its_counts() -> None:
     past.counts({0: [row]})
     past.died(0)
     assert past.counts({}) == [{**row, "sessions": 0, "held": {}}]
+
+
+def test_who_says_nothing_is_as_he_was() -> None:
+    """One that is stopped has not died: his sessions are there, and no number gets smaller."""
+    past = Past()
+    both = past.status({0: status(3, 1), 1: status(5, 2)})
+    assert past.status({0: status(3, 1)}) == both
+    past.died(1)
+    assert past.status({0: status(3, 1)})["sessions"] == 1
