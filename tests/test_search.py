@@ -32,7 +32,7 @@ ASKED = {
     "PAUSE RESUME": "switching.html#pause-and-resume",
     "upgrade without losing clients": "upgrade.html",
     "rotate certificate": "tls.html#exchange",
-    "max connection lifetime": "service.html#the-end",
+    "max connection lifetime": "configuration.html#listen-where-clients-connect",
     "watchdog": "service.html",
     "NBD_REP_ERR_POLICY": "troubleshooting.html#by-the-protocols-name",
     "Connection refused": "troubleshooting.html#by-the-protocols-name",

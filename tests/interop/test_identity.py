@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from .gateways import Before
-from .processes import Process, listening
+from .processes import Process, listening, wait_until
 from .rawclient import REQUEST, RawClient
 from .servers import Servers, free_port, unix_uri, with_export
 
@@ -96,7 +96,7 @@ def test_nbd_server_with_copyonwrite(workdir: Path, servers: Servers) -> None:
         for pid in children(upstream.process.pid):
             os.kill(pid, signal.SIGKILL)
         client.expect_end()
-    assert "nbd-server-own-disks" in gateway.log
+    wait_until(lambda: "nbd-server-own-disks" in gateway.log, "it is logged")
 
 
 @pytest.mark.parametrize("connections", ["per-client", "shared"])
@@ -107,7 +107,7 @@ def test_nbdkit_tmpdisk(connections: str, workdir: Path, servers: Servers) -> No
     with client_of(workdir, unix_uri(workdir / "relay"), said) as (client, gateway):
         cut(relay)
         client.expect_end()
-    assert "another disk" in gateway.log
+    wait_until(lambda: "another disk" in gateway.log, "it is logged")
     relay.kill()
 
 
@@ -127,7 +127,7 @@ def test_qemu_nbd_with_snapshot(workdir: Path) -> None:
         second = start()
         client.expect_end()
         second.kill()
-    assert "another disk" in gateway.log
+    wait_until(lambda: "another disk" in gateway.log, "it is logged")
 
 
 def test_two_disks_behind_a_relay(workdir: Path, servers: Servers) -> None:
@@ -146,7 +146,7 @@ def test_two_disks_behind_a_relay(workdir: Path, servers: Servers) -> None:
         now.symlink_to(second)
         cut(relay)
         client.expect_end()
-    assert "4 of 4 probes differ" in gateway.log
+    wait_until(lambda: "4 of 4 probes differ" in gateway.log, "it is logged")
     relay.kill()
 
 
@@ -166,7 +166,7 @@ def test_two_disks_behind_haproxy(workdir: Path, servers: Servers) -> None:
     with client_of(workdir, uri) as (client, gateway):
         first.process.kill()
         client.expect_end()
-    assert "another disk" in gateway.log
+    wait_until(lambda: "another disk" in gateway.log, "it is logged")
     proxy.kill()
 
 

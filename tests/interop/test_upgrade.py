@@ -84,7 +84,7 @@ def test_clients_of_one_disk_stay_in_one_process(
     # All four are the older process's, over TLS by a relay; and the newer one has counted them.
     denied = attempt("qemu-img", "info", gateway.uri())
     assert "Denied by server" in denied.err, str(denied)
-    assert "4 connections are open" in gateway.log
+    wait_until(lambda: "4 connections are open" in gateway.log, "it is logged")
     second = gateway.upgrade()
     assert second.status == 1
     assert f"process {first} from before the last upgrade still has 4 clients" in second.err
@@ -321,7 +321,7 @@ def test_who_is_told_to_end_ends_after_the_older_process(
     wait_until(lambda: "shutting down" in gateway.log, "the newer one ends")
     os.kill(older, signal.SIGCONT)
     gateway.ended(newer)
-    assert "end=shutdown" in gateway.log
+    wait_until(lambda: "end=shutdown" in gateway.log, "it is logged")
     gateway.ended(older)
     client.stop()
 

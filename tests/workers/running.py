@@ -184,9 +184,9 @@ class Gateway:
         await client.go(name, structured=structured)
         return client
 
-    async def session_again(self, name: str) -> Client:
-        """Give one that has opened an export whose home is being started, however long that takes: who has
-        waited in vain comes again.
+    async def session_again(self, name: str, refused: Rep = Rep.ERR_SHUTDOWN) -> Client:
+        """Give one that has opened an export whose home is being started, or whose last place is being given
+        back, however long that takes: who is `refused` so comes again.
         """
         while True:
             client = await self.connected("g.sock")
@@ -194,7 +194,7 @@ class Gateway:
             client.negotiation.go(name, BLOCK_SIZE)
             if not isinstance(answer := await client.event(), Refused):
                 return client
-            assert answer.reply == Rep.ERR_SHUTDOWN, answer
+            assert answer.reply == refused, answer
             await client.stream.aclose()
 
     async def has_clients(self, count: int, number: int = 0) -> None:

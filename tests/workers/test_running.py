@@ -419,13 +419,13 @@ async def test_a_limit_of_a_rule_is_that_of_all_workers(tmp_path: Path) -> None:
             assert "2 connections are open, and 2 may be" in await refused(name)
         await one.send(Cmd.DISC)
         assert await one.rest() == b""
-        one = await running.session_again(second)
+        one = await running.session_again(second, Rep.ERR_POLICY)
         os.kill((await running.pids())[1], signal.SIGKILL)
         assert await ended(one)
         assert await ended(other)
         await running.replaced(1)
         for name in (first, second):
-            await running.session(name)
+            await running.session_again(name, Rep.ERR_POLICY)
         assert "2 connections are open, and 2 may be" in await refused(first)
 
 
