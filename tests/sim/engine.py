@@ -36,6 +36,15 @@ class Costs:
     notice: float
     """How long after its end a lease is found to have ended, at most, in seconds."""
 
+    def slower(self, times: float) -> Costs:
+        """Give those of an etcd that takes so many times as long."""
+
+        def of(step: Step) -> Step:
+            return Step(times * step.alone, times * step.busy)
+
+        steps = of(self.renewal), of(self.read), of(self.write)
+        return Costs(*steps, times * self.key_removed, self.notice)
+
 
 class Engine:
     """One etcd. `done` of each question is called at its turn's end, when etcd has done it; `then` when the

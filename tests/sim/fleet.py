@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 
-from gateway.fleet.lease import RENEWALS
+from gateway.fleet.lease import MARGIN_PART, RENEWALS
 from tests.sim.engine import Costs, Engine, Step
 from tests.sim.world import World
 
@@ -28,7 +29,7 @@ COMES_BACK_SECONDS = 1.0
 class Asked:
     """What a run is about. `lost`: so many gateways are gone at once, at a moment that no renewal knows of.
     `at_once`: how many disks one gateway takes at once. `etcds`: the disks are spread over so many, each with
-    leases of its own.
+    leases of its own. `slower`: all that etcd does takes so many times as long as it was measured to take.
     """
 
     gateways: int
@@ -38,6 +39,7 @@ class Asked:
     lease_seconds: float = 10.0
     late_write_seconds: float = 0.0
     etcds: int = 1
+    slower: float = 1.0
     seed: int = 1
 
 
@@ -45,12 +47,14 @@ class Asked:
 class Seen:
     """What has come of it. `homeless`: for how long each disk of those that were lost was without a home that
     serves it, in seconds, sorted. `lost_their_lease`: how often gateways lost theirs that were never away.
+    `had_to_stop`: how often they could not rely on it any more, because the answer to a renewal was late.
     `longest_renewal`: the longest wait for the answer to a renewal, in seconds. `busy`: the part of the time in
     which etcd was at work before anything was lost.
     """
 
     homeless: list[float] = field(default_factory=list)
     lost_their_lease: int = 0
+    had_to_stop: int = 0
     longest_renewal: float = 0.0
     busy: float = 0.0
     still_homeless: int = 0
@@ -72,6 +76,8 @@ class _Gateway:
         """Which lease it has: a number that grows."""
         self.handled = 0.0
         """When etcd has handled the last renewal of it."""
+        self.until = inf
+        """When the gateway must not rely on it any more."""
         self.wanted: deque[int] = deque()
         """Disks whose clients have come."""
         self.under_way = 0
@@ -125,6 +131,8 @@ class Fleet:
 
         def answered() -> None:
             waited = self._world.now - sent
+            self.seen.had_to_stop += self._world.now > gateway.until
+            gateway.until = sent + (1 - MARGIN_PART) * self._asked.lease_seconds
             self.seen.longest_renewal = max(self.seen.longest_renewal, waited)
             period = self._asked.lease_seconds / RENEWALS
             self._world.later(max(0.0, period - waited), self._renew, gateway)
@@ -194,6 +202,7 @@ class Fleet:
 def seen_of(asked: Asked, costs: Costs, most_seconds: float = 300.0) -> Seen:
     """Run a fleet, lose what is lost, and say what has come of it within so many seconds."""
     world = World(asked.seed)
+    costs = costs.slower(asked.slower)
     engines = [Engine(world, costs) for _ in range(asked.etcds)]
     disks = asked.disks // asked.etcds
     fleets = [Fleet(world, engine, asked, disks) for engine in engines]
@@ -206,6 +215,7 @@ def seen_of(asked: Asked, costs: Costs, most_seconds: float = 300.0) -> Seen:
     for fleet in fleets:
         seen.homeless += fleet.seen.homeless
         seen.lost_their_lease += fleet.seen.lost_their_lease
+        seen.had_to_stop += fleet.seen.had_to_stop
         seen.longest_renewal = max(seen.longest_renewal, fleet.seen.longest_renewal)
         seen.still_homeless += fleet.still_homeless()
     seen.homeless.sort()

@@ -67,8 +67,11 @@ def test_who_takes_too_much_at_once_takes_others_their_leases() -> None:
     def half_is_lost(at_once: int) -> Seen:
         return seen_of(Asked(gateways=50, disks=5000, lost=25, at_once=at_once), SLOW)
 
-    assert half_is_lost(UNBOUNDED).lost_their_lease > 0
+    unbounded = half_is_lost(UNBOUNDED)
+    assert unbounded.lost_their_lease > 0
+    assert unbounded.had_to_stop > 0
     bounded = half_is_lost(4)
+    assert bounded.had_to_stop == 0
     assert bounded.lost_their_lease == 0
     assert not bounded.still_homeless
     assert bounded.longest_renewal < 10
