@@ -48,6 +48,10 @@ if TYPE_CHECKING:
 AGAIN_SECONDS = 0.5
 """How long to wait before etcd is asked again, or whether a home has ended meanwhile."""
 
+LOOK_SECONDS = 0.05
+"""So long passes at least until the lease is looked at again, or this were a loop. Links look for themselves
+before they send; only what lies in their buffers waits for this, and the margin is far longer."""
+
 FENCE_SECONDS = 60.0
 """How long a fence may take: a hypervisor, or a switch, has to be reached for it."""
 
@@ -223,7 +227,8 @@ class FleetMember:
                     for sock in list(home.sockets):
                         sock.cut()
             may = left > 0
-            await trio.sleep(min(max(left, 0.05), AGAIN_SECONDS))
+            # Not until the end: a machine that sleeps meanwhile stops Trio's clock, and the lease goes on.
+            await trio.sleep(min(max(left, LOOK_SECONDS), AGAIN_SECONDS))
 
     def _lose_all(self, why: str) -> None:
         """There is no lease any more: others may have the disks."""

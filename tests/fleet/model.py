@@ -153,7 +153,7 @@ def passed(world: World, clocks: tuple[int, int]) -> World:
 
 def changed(world: World, g: int, **values: object) -> World:
     gateways = list(world.gateways)
-    gateways[g] = gateways[g]._replace(**values)  # type: ignore[arg-type]
+    gateways[g] = gateways[g]._replace(**values)  # type: ignore[arg-type] # its fields by name
     return world._replace(gateways=(gateways[0], gateways[1]))
 
 
