@@ -198,11 +198,12 @@ class Hub:
                 if untimed < 0 and events:
                     untimed = ROUNDS_A_SAMPLE
                     pace.ends(now - begun, polled=not patience)
-                if len(events) > 1:
-                    rounds.crowded(len(events), now - looked, now)
-                patience = rounds.patience(crowd, now)
-                if not (ready or self._again) and rounds.gathers(crowd, now):
-                    pace.gather(rounds.sleeps(now))
+                if events or patience:  # after a look that finds nothing, nothing else has changed
+                    if len(events) > 1:
+                        rounds.crowded(len(events), now - looked, now)
+                    patience = rounds.patience(crowd, now)
+                    if not (ready or self._again) and rounds.gathers(crowd, now):
+                        pace.gather(rounds.sleeps(now))
                 if events or ready or self._again:  # `ready` keeps what epoll does not tell twice
                     quiet_ends = now + POLL_SECONDS
                 if now > turn_ends:
@@ -215,23 +216,27 @@ class Hub:
         turns, watched, clock = self._turns, self._watched, time.monotonic
         ready = turns.ready
         slice_ends = now + SLICE_SECONDS
-        crowd = Crowd.NONE
+        crowd, calmest = Crowd.NONE, Crowd.NONE
         took: list[tuple[int, float]] = []
         for descriptor in turns.order():
             event = ready.pop(descriptor, 0)
             # A session that ended a moment ago may not be there any more.
             if act := watched.get(descriptor):
                 its = act(event)
-                if its == Crowd.CALM:
-                    self._rounds.calm(now)
-                crowd = max(crowd, its)
+                if its > crowd:
+                    crowd = its
+                elif its < calmest:
+                    calmest = its
             before, now = now, clock()
             took.append((descriptor, now - before))
             is_long = now - before > LONG_SECONDS and turns.others_wait(descriptor)
             if ready and (is_long or now > slice_ends):
                 turns.overran(took)
-                return crowd
-        turns.all_served()
+                break
+        else:
+            turns.all_served()
+        if calmest == Crowd.CALM:
+            self._rounds.calm(now)
         return crowd
 
     async def relay(

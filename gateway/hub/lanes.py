@@ -164,13 +164,13 @@ class Lanes(ABC):
         if self._more_replies:
             self._guard_replies(lane.scan)
         else:
-            self._guard_replies(lambda: lane.receive(self.traffic.in_flight))
+            self._guard_replies(lane.receive, self.traffic.in_flight)
 
-    def _guard_replies(self, step: Callable[[], object]) -> None:
-        """Do a step of the reply lane; the link bears the consequences of what it sent."""
+    def _guard_replies(self, step: Callable[..., object], *given: object) -> None:
+        """Do a step of the reply lane, with what it is `given`; the link bears what follows of what it sent."""
         lane = self._replies_lane
         try:
-            step()
+            step(*given)
         except WireError as error:
             self._lose_link(f"the upstream broke the protocol: {error}", Cause.UPSTREAM_PROTOCOL)
             return
