@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 
 
 def here() -> datetime:
@@ -14,7 +15,11 @@ def here() -> datetime:
     they have gone.
     """
     seconds = time.time()
-    local = time.localtime(seconds)
-    return datetime.fromtimestamp(
-        seconds, timezone(timedelta(seconds=local.tm_gmtoff), local.tm_zone)
-    )
+    return datetime.fromtimestamp(seconds, _zone(int(seconds // 60)))
+
+
+@lru_cache(maxsize=1)
+def _zone(minute: int) -> timezone:
+    """Give the zone in a minute of the epoch: it changes at whole minutes, and each option of a client asks."""
+    local = time.localtime(60 * minute)
+    return timezone(timedelta(seconds=local.tm_gmtoff), local.tm_zone)

@@ -11,13 +11,13 @@ This is longer than other modules: each key has its reason beside it.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, Literal
 
-from pydantic import Field, PlainValidator, PrivateAttr, WithJsonSchema
+from pydantic import Field, PlainValidator, WithJsonSchema
 
 from gateway.config.admin import Admin
 from gateway.config.base import Section, shown, text, written_as
@@ -103,6 +103,12 @@ def _socket_owner(value: object) -> SocketOwner:
         raise ValueError(f'expected "user", "user:group" or ":group", got {shown(value)}')
     return SocketOwner(user or None, group or None)
 
+
+ROUTES_KEPT = 2048
+"""For so many names it is kept where they lead: a client that has a list asks for each in turn, three times."""
+
+LONG_NAME = 256
+"""Where a name of more characters leads is not kept: clients may ask for any, and this bounds it to 2 MiB."""
 
 MAX_WORKERS = 64
 """More than a machine has processors that are of use to one gateway; what a restart asks of all stays short."""
@@ -326,7 +332,6 @@ class Config(Section):
     fleet: Fleet | None = Field(
         default=None, description="Several gateways that serve as one, by way of etcd."
     )
-    _issued: Mapping[str, Ticket] = PrivateAttr(default_factory=dict)
 
     @cached_property
     def exports(self) -> tuple[Export, ...]:
@@ -349,37 +354,45 @@ class Config(Section):
         """The names that exports have which are no patterns."""
         return frozenset(each.exact_name for each in self.exports if each.exact_name is not None)
 
-    @property
+    @cached_property
     def issued(self) -> Mapping[str, Ticket]:
         """The tickets that are in force, by name. Whoever keeps them (`gateway.tickets`) changes this while the
         gateway runs; all else of a Config stays as it was read.
         """
-        return self._issued
+        return {}
 
     def with_tickets(self, issued: Mapping[str, Ticket]) -> "Config":
         """Give this configuration with tickets, which are those of the mapping at any time."""
         config = self.model_copy()
-        config._issued = issued
+        config.__dict__["issued"] = issued
         return config
 
     def means(self, rule: Rule, name: str) -> bool:
         """Say whether a rule is about an export of ours, whoever asks for it."""
-        return rule.tickets in (None, name in self._issued) and rule.means(name)
+        return rule.tickets in (None, name in self.issued) and rule.means(name)
 
     def route(self, name: str) -> Route | None:
         """Where a client that asks for `name` is led; None if nothing lets it through. A ticket stands before
         patterns that match its name.
         """
-        ticket = self._issued.get(name)
-        export: Export | None = ticket
-        place: int | str = name
-        if export is None:
-            for number, each in enumerate(self.exports):
-                if fnmatchcase(name, each.name):
-                    export, place = each, number
-                    break
-            else:
-                return None
+        ticket = self.issued.get(name)
+        if ticket is not None:
+            return self._led(name, ticket, name, ticket)
+        return self._kept_route(name) if len(name) <= LONG_NAME else self._written_route(name)
+
+    @cached_property
+    def _kept_route(self) -> Callable[[str], Route | None]:
+        return lru_cache(ROUTES_KEPT)(self._written_route)
+
+    def _written_route(self, name: str) -> Route | None:
+        for number, each in enumerate(self.exports):
+            if fnmatchcase(name, each.name):
+                return self._led(name, each, number)
+        return None
+
+    def _led(
+        self, name: str, export: Export, place: int | str, ticket: Ticket | None = None
+    ) -> Route:
         upstream_name = export.upstream_name
         if upstream_name is None:
             upstream_name = self.upstream[export.upstream].export

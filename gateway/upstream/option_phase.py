@@ -41,6 +41,9 @@ WANTED = frozenset({Info.NAME, Info.DESCRIPTION, Info.BLOCK_SIZE})
 """What is asked of every export. Block sizes are always asked: a server may refuse a client that does not
 ask."""
 
+FAST_ZERO = int(TransmissionFlag.SEND_FAST_ZERO)
+BITS_8_AND_10 = int(TransmissionFlag.CAN_MULTI_CONN | TransmissionFlag.SEND_CACHE)
+
 OF_QEMU = ("qemu:",)
 """The query for all of qemu's contexts."""
 
@@ -217,8 +220,8 @@ class OptionPhase:
         """
         if self.seen is None:
             return True
-        flags, both = self.seen.flags, TransmissionFlag.CAN_MULTI_CONN | TransmissionFlag.SEND_CACHE
-        return not flags & TransmissionFlag.SEND_FAST_ZERO and flags & both != both
+        flags = self.seen.flags
+        return not flags & FAST_ZERO and flags & BITS_8_AND_10 != BITS_8_AND_10
 
     # --- The export
 
