@@ -18,8 +18,8 @@ from .servers import Daemon, Upstream, free_port, unix_uri, with_export
 MODE = os.environ.get("INTEROP_VIA", "gateway")
 
 OPENS = "import nbd, sys; disk = nbd.NBD(); disk.connect_uri(sys.argv[1]); print(disk.get_size())"
-"""A client that opens an export and says how large it is. `nbdinfo --size` of libnbd 1.22 opens none: it asks by
-INFO alone.
+"""A client that opens an export and says how large it is. `nbdinfo --size` of libnbd 1.22 opens none, and
+only asks (INFO).
 """
 
 
