@@ -2,34 +2,36 @@
 
     {"time": "2026-11-21T12:00:00.123+01:00", "event": "opened", "session": "k3wq7x-7", "export": ...}
 
-- `opened`: a session begins. `session` is the id that the log has for it, too. `who` is the client in one
-  field; all that is known of it follows, each by itself.
-- `closed`: it has ended: `seconds`, `commands`, `bytes_from_client`, `bytes_to_client`, what was `refused`
-  (command and error, how often), and `why` if the client did not leave in good order. A session that another
-  policy refuses after this one is opened, closed at once, and denied.
+- `opened`: a session begins. `session` is the id that the log uses, too. `who` names the client in one field;
+  the fields after it have all that is known of it, one by one.
+- `closed`: the session has ended. It has `seconds`, `commands`, `bytes_from_client`, `bytes_to_client`, what
+  was `refused` (each command and error, and how often), and `why` if the client did not leave in good order.
+  If another policy refuses a session after this one has let it in, there are all three lines: `opened`,
+  `closed`, `denied`.
 - `denied`: a client was not given the export, and `why`.
-- `write`, with `writes = true`: each WRITE, WRITE_ZEROES and TRIM, when it is answered. `offset` and `length`
-  are in bytes of the export as this policy shows it; `flags`; and the `result`: `"ok"`, an error, or
-  `"unknown"` if the session ended before. These commands take a hook then, which costs speed.
+- `write`, with `writes = true`: a WRITE, WRITE_ZEROES or TRIM was answered. `offset` and `length` are in
+  bytes of the export as this policy shows it; it also has the `flags`, and the `result`: `"ok"`, an error, or
+  `"unknown"` if the session ended before. These commands are slower then.
 
-`file` is opened by the first line, and made anew, with mode 0640, when logrotate has moved it away; no signal
-is needed. Several policies, and several gateways on one machine, may write to one file. Names are the
+`file` is opened for the first line. When logrotate has moved it away, it is made anew, with mode 0640; no
+signal is needed. Several policies, and several gateways on one machine, may write to one file. Names are the
 clients' own words and may have any characters; JSON keeps each line one line, in ASCII.
 
-Lines are written in the order in which they come, by a thread, for a file that hangs must not hang the
-gateway. They are not synced. Up to 1 MiB of lines wait for a file that is slow or hangs; when there is no more
-room, lines are lost until all of these have been written. The end of the gateway waits up to 1 s for the rest.
+A thread writes the lines, in order, so that a file that hangs does not hang the gateway. It does not sync
+them. Up to 1 MiB of lines wait for a file that is slow or hangs. When there is no more room, further lines
+are lost until all that wait have been written. When the gateway ends, it waits up to 1 s for the rest.
 
-A line that cannot be written is lost. The gateway's log says how many were lost, once a minute at most. With
-`required = true`, a client is refused whose line `opened` is not in the file; and a write gets EIO and is not
-done. For that, a line `writing` comes before each write, which waits until it is there; `write` follows all the
-same, with the result; it and `closed` may be lost. After 5 s, a file that hangs counts as one that cannot be
-written. Beware of the disk that fills up: it stops all writers then.
+A line that cannot be written is lost. The gateway's log says how many were lost, once a minute at most.
 
-Of a pipe, a line counts as written when the kernel has it, whether or not anybody reads it ever. Anybody who
-can connect can cause lines of `denied`: let logrotate look at the size.
+With `required = true`, nothing happens without its line. A client is refused if `opened` cannot be written.
+Each write first waits for a line `writing`; if that cannot be written, the write gets EIO and is not done.
+`write`, with the result, follows as ever; it and `closed` may still be lost. A file that hangs for 5 s counts
+as one that cannot be written. So a disk that is full stops all writers.
 
-nbdkit's log filter logs every command; `writes` is those of them that change something.
+If `file` is a pipe, a line counts as written when the kernel has it, even if nobody ever reads it. Anybody
+who can connect can cause lines of `denied`: have logrotate bound the size.
+
+nbdkit's log filter logs every command; `writes` logs those that change the disk.
 
     policies = [ { use = "audit", file = "/var/log/nbd-gateway/audit.log", writes = true } ]
 """
@@ -219,7 +221,7 @@ class Audit(Policy):
     file: Annotated[
         Path, PlainValidator(_path), WithJsonSchema({"type": "string", "title": "path"})
     ] = Field(description="Where the lines go.")
-    writes: bool = Field(False, description="Every WRITE, WRITE_ZEROES and TRIM, too.")
+    writes: bool = Field(False, description="Also a line for every WRITE, WRITE_ZEROES and TRIM.")
     required: bool = Field(False, description="Nothing happens whose line cannot be written.")
 
     # Sessions leave the instance that they joined, so it and its successors have the same log.

@@ -1,17 +1,18 @@
 """Tell clients what block sizes to use, and hold them to it.
 
-A client that asks for block sizes is told these: the smallest request (and what offsets and lengths have to
-be multiples of), the size that is best, and the longest READ or WRITE. What is not given is as the disk has
-it, brought into line with what is. With `enforce`, other requests get EINVAL, also of a client that did not
-ask. Without, they are only told, and what worked before still does.
+A client that asks for block sizes is told these: the smallest request (offsets and lengths have to be
+multiples of it), the size that is best, and the longest READ or WRITE. What is not given is taken from the
+disk, and adjusted to what is given. With `enforce`, a request that does not keep to them gets EINVAL, also
+from a client that did not ask. Without it they are only told, and no request is refused for them.
 
-`minimum` may be below that of the server: the gateway reads, changes and writes whole blocks then. Where
-something behind this takes whole blocks only (`unaligned = "error"`, another `blocksize`), nobody can make
-them smaller: the client is turned away with both numbers; and larger ones hold there whether `enforce` says
-so or not. `maximum` is never told above what is behind. The size that a client sees is a multiple of
-`minimum`: a shorter tail cannot be reached, unless `truncate` with `round-up` stands behind this.
+`minimum` may be smaller than the server's: the gateway then reads, changes and writes whole blocks. Where
+something behind this policy takes whole blocks only (`unaligned = "error"`, another `blocksize`), a smaller
+one is impossible, and the client is refused with both numbers; a larger one is enforced there whatever
+`enforce` says. A `maximum` that is larger than what is behind is lowered to that. The size that a client sees
+is a multiple of `minimum`: a shorter tail cannot be reached, unless `truncate` with `round-up` stands behind
+this policy.
 
-As nbdkit's blocksize-policy filter, whose own default is not to enforce.
+Like nbdkit's blocksize-policy filter, which does not enforce by default.
 
     policies = [ { use = "blocksize", minimum = 4096, preferred = "64K", maximum = "1M" } ]
 """
@@ -64,14 +65,15 @@ class Blocksize(Policy):
         description="What offsets and lengths are multiples of: a power of two up to 64K.",
     )
     preferred: Annotated[Size, AfterValidator(_preferred)] | None = Field(
-        default=None, description="The size that is best: a power of two from 512 and `minimum` on."
+        default=None,
+        description="The size that is best: a power of two, at least 512 and `minimum`.",
     )
     maximum: Annotated[Size, AfterValidator(_maximum)] | None = Field(
         default=None,
         description="The longest READ or WRITE: a multiple of `minimum`, at least `preferred`.",
     )
     enforce: bool = Field(
-        default=True, description="Whether requests that do not keep to it get EINVAL."
+        default=True, description="Whether a request that does not keep to these gets EINVAL."
     )
 
     @model_validator(mode="after")

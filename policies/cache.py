@@ -6,8 +6,8 @@
                       cache
     how = "nop"       it is answered with success, and nothing is done
 
-As nbdkit's nocache filter, whose cachemode is `how` (its default is "none"). "emulate" and "nop" offer CACHE
-where the server has none, and need a hook for it.
+Like nbdkit's nocache filter, whose cachemode is `how` ("none" by default). "emulate" and "nop" offer CACHE
+also where the server has none; each CACHE is slower then.
 
     policies = [ { use = "cache", how = "nop" } ]
 """

@@ -1,31 +1,31 @@
 """Refuse commands, writes outside of a range, and requests that are too long.
 
-`deny` names the commands that are refused, or `allow` all those that are not: READ, WRITE, FLUSH, TRIM, CACHE,
-WRITE_ZEROES, BLOCK_STATUS. A refused FLUSH, TRIM, CACHE or WRITE_ZEROES is not offered either, and without
-BLOCK_STATUS there are no meta contexts, so well-behaved clients never send them. NBD cannot say the same of
-the others:
+`deny` names the commands that are refused, or `allow` names those that are not: READ, WRITE, FLUSH, TRIM,
+CACHE, WRITE_ZEROES, BLOCK_STATUS. FLUSH, TRIM, CACHE or WRITE_ZEROES is not offered either when it is
+refused, and without BLOCK_STATUS there are no meta contexts: a client that keeps to the protocol never sends
+them. NBD has no way to say this of the others:
 
-- without WRITE, WRITE_ZEROES and TRIM the export is offered as read-only. Whoever denies WRITE alone lets
-  clients change the disk by the other two, and fails a client that takes it for writable: see `readonly`;
-- without READ a client finds out when it reads, and most read at once: Linux looks for partitions, qemu for
-  the image's format (unless it is told `format=raw`). It is of use for a target of backups that may not be
-  read back;
-- without FLUSH clients take the disk for one without a cache, and what they believe to be safe is lost when
-  the server goes down. So FLUSH must not be refused while anything can be written, unless with `unsafe =
-  true`.
+- without all three of WRITE, WRITE_ZEROES and TRIM the export is offered as read-only. Whoever denies WRITE
+  alone lets clients change the disk by the other two, and a client that takes the disk for writable gets
+  errors: see `readonly`;
+- without READ a client gets an error when it reads, and most read at once: Linux looks for partitions, qemu
+  for the image's format (unless it is told `format=raw`). It is of use for a target of backups that may not
+  be read back;
+- without FLUSH clients believe that the disk has no cache, and what they believe to be safe is lost when the
+  server goes down. So FLUSH can be refused only where nothing can be written, or with `unsafe = true`.
 
 `write-range` is where WRITE, WRITE_ZEROES and TRIM may touch the disk, in the client's offsets: "1M+512M"
-(from 1M on, 512M), "0-445" (both ends inclusive, as in `protect`), "1M-" (to the end). What touches a byte
-outside is refused as a whole.
+(512M from 1M on), "0-445" (both ends inclusive, as in `protect`), "1M-" (to the end). A command that touches
+a byte outside is refused as a whole.
 
-`longest-request` holds for READ and WRITE, and is told to the client as the maximum block size: qemu and
-libnbd heed that, Linux does not. `longest-effect` holds for TRIM, WRITE_ZEROES, CACHE and BLOCK_STATUS, and
-NBD has no way to tell it: clients get the error.
+`longest-request` holds for READ and WRITE. Clients are told it as the maximum block size: qemu and libnbd
+keep to it, Linux does not. `longest-effect` holds for TRIM, WRITE_ZEROES, CACHE and BLOCK_STATUS. NBD has no
+way to tell it, so clients get the error.
 
-`error` is what they are told: EPERM for what is denied and EINVAL for what is too long, if it is not set.
+`error` is what clients get. Without it, they get EPERM for what is denied and EINVAL for what is too long.
 
-All of this is held in the table of commands and slows nothing. nbdkit has no such filter; its nozero, nocache,
-protect and blocksize-policy each do a part.
+None of this slows anything. nbdkit has no such filter; its nozero, nocache, protect and blocksize-policy each
+do a part.
 
     policies = [ { use = "commands", deny = ["TRIM", "CACHE"], write-range = "1M-", longest-request = "1M" } ]
 """
@@ -135,9 +135,12 @@ class Commands(Policy):
         default=None, description="Longest TRIM, WRITE_ZEROES, CACHE, BLOCK_STATUS, at least 64K."
     )
     error: Error | None = Field(
-        default=None, description="What is answered instead of EPERM (EINVAL if too long)."
+        default=None,
+        description="The error, instead of EPERM (and of EINVAL for what is too long).",
     )
-    unsafe: bool = Field(default=False, description="Refuse FLUSH though the disk can be written.")
+    unsafe: bool = Field(
+        default=False, description="Refuse FLUSH although the disk can be written."
+    )
 
     @model_validator(mode="after")
     def _checked(self) -> Self:

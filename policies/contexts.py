@@ -1,18 +1,18 @@
 """Allow and deny meta contexts by name.
 
-A context can be listed and selected if its name matches a pattern of `allow` and none of `deny`. Patterns are
-those of a shell (`*`, `?`, `[...]`) and tell capital from small letters; `*` stands for anything, colons and
-slashes too.
+A client can list and select a context if its name matches a pattern of `allow` and none of `deny`. Patterns
+are those of a shell (`*`, `?`, `[...]`) and tell capital from small letters; `*` stands for anything, colons
+and slashes too.
 
-What a client gets that asks for a denied context by its name:
+What becomes of a client that asks for a denied context by its name:
 
     denied = "omit"   an answer without it, as from a server that does not have it
     denied = "fail"   an error (ERR_POLICY), and no context at all
 
-If nothing is said, it is "fail" for names that begin with `qemu:` and "omit" for all others. qemu 3.0 takes a
-dirty bitmap that it asked for and did not get for one that is all clean, so that an incremental backup comes
-out empty and nobody is told. With `denied = "omit"` that is your risk; "fail" for all breaks clients that ask
-for `base:allocation` and could do without.
+Without `denied` it is "fail" for names that begin with `qemu:`, and "omit" for all others. The reason is qemu
+3.0: if it asks for a dirty bitmap and does not get it, it takes everything for clean, and an incremental
+backup comes out empty without an error. `denied = "omit"` takes that risk; "fail" for all names breaks
+clients that ask for `base:allocation` and could do without.
 
 nbdkit's noextents filter hides `base:allocation`: `allow = []` hides everything.
 

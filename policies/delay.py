@@ -1,12 +1,13 @@
 """Make commands slow on purpose, to test how a client takes it, or what a distant server would be like.
 
-Every command that is named waits for its time before it goes on to the server; commands do not wait for each
+Every command that is named waits for its time before it goes on to the server. Commands do not wait for each
 other, so a client that has many under way is hardly slower. Times are seconds (`0.5`) or texts (`"250ms"`).
-`all` stands for those that are not given; `write` is WRITE alone, where nbdkit's `wdelay` is zeroes and TRIM
-too.
+`all` is for those commands that have no time of their own. `write` is WRITE alone, whereas nbdkit's `wdelay`
+also delays zeroes and TRIM.
 
-A client may give up a connection that is slow, as the Linux kernel does; that may be what is tested.
-As nbdkit's delay filter; there is no delay of the end of a connection, for which no client waits here.
+A client may give up a connection that is so slow, as the Linux kernel does; that may be what is tested.
+
+Like nbdkit's delay filter, but without a delay of the end of a connection, for which no client waits here.
 
     policies = [ { use = "delay", read = 0.01, write = "250ms", open = 1 } ]
 """
@@ -62,7 +63,9 @@ class Delay(Policy):
 
     # Fields cannot have the names of hooks.
     of_all: _Seconds = Field(
-        default=0, alias="all", description="How long each of those waits that are not given."
+        default=0,
+        alias="all",
+        description="How long each command waits that has no time of its own.",
     )
     of_read: _Seconds | None = Field(default=None, alias="read", description="READ.")
     of_write: _Seconds | None = Field(default=None, alias="write", description="WRITE.")
@@ -74,7 +77,7 @@ class Delay(Policy):
         default=None, alias="block-status", description="BLOCK_STATUS."
     )
     of_open: _Seconds = Field(
-        default=0, alias="open", description="Opening the export; `all` is not meant for it."
+        default=0, alias="open", description="Opening the export, which `all` does not delay."
     )
     fast_zero: bool = Field(
         default=True,

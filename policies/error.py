@@ -1,14 +1,14 @@
 """Fail commands on purpose, to test how a client takes it.
 
-A command that is chosen to fail is not sent to the server: it gets `error`, and has changed nothing. Chosen
-are those of `commands`, while `file` exists (if one is named), by chance (`rate`) or by count (`every`), but
-none in the first `after-seconds` of a session. Without `rate` and `every` it is all of them. Counting and
-chance begin anew with every session; with a `seed`, the same commands in the same order fail in the same
-places.
+A command that is chosen to fail is not sent to the server: it gets `error`, and has changed nothing. It is
+chosen from `commands`: all of them fail, or some by chance (`rate`) or by count (`every`); only while `file`
+exists, if one is named; and none in the first `after-seconds` of a session. Counting and chance begin anew
+with every session; with a `seed`, the same commands in the same order fail in the same places.
 
-Never for a disk that somebody needs: a guest whose writes fail gives up its file system. As nbdkit's error
-filter, whose rate of its own for each kind of command is this policy several times; here FLUSH can fail too,
-and without a rate everything fails, where there nothing does.
+Never use it for a disk that somebody needs: a guest whose writes fail gives up its file system.
+
+Like nbdkit's error filter. That has a rate for each kind of command, which is this policy several times here.
+Here FLUSH can fail too, and without a rate everything fails, where nothing does there.
 
     policies = [ { use = "error", commands = ["WRITE", "FLUSH"], error = "ENOSPC", rate = "1%", seed = 7 } ]
 """
@@ -71,19 +71,17 @@ class Error(Policy):
     )
     error: ErrorName = Field(default=Errno.EIO, description="The error that the client gets.")
     rate: _Share | None = Field(
-        default=None, description="How many of them fail, by chance; one draw for each."
+        default=None, description="What share of them fails, by chance, each by a draw of its own."
     )
     every: int | None = Field(
         default=None,
         ge=1,
-        description="Every how many of them one fails: 3 fails the third, sixth.",
+        description="Every so many of them one fails: with 3, the third, the sixth and so on.",
     )
     after_seconds: float = Field(
         default=0, ge=0, le=MAX_SECONDS, description="How long a session goes well first."
     )
-    file: str | None = Field(
-        default=None, description="Nothing fails while there is no file of this path."
-    )
+    file: str | None = Field(default=None, description="Nothing fails while there is no such file.")
     seed: int | None = Field(
         default=None, description="Where the chance begins, so that a test can be repeated."
     )

@@ -1,16 +1,18 @@
 """Choose which exports a client sees, and what they are called.
 
-An export can be listed and opened if its name matches a pattern of `allow` and none of `deny`; any other is as
-if it did not exist. Patterns are those of a shell (`*`, `?`, `[...]`) and tell capital from small letters. The
-default export "" is a name like any other, and `*` matches it.
+A client can list and open an export if its name matches a pattern of `allow` and none of `deny`; any other is
+as if it did not exist. Patterns are those of a shell (`*`, `?`, `[...]`) and tell capital from small letters.
+The default export "" is a name like any other, and `*` matches it.
 
-`rename` gives an export another name: this client sees it in LIST and asks for it by the new name, and the old
-one does not exist for it. Two exports can swap their names. A new name hides an export of ours that has this
-name by itself, in LIST and for whoever asks. `describe` is the text beside a name in LIST.
+`rename` gives an export another name: the client sees the new name in LIST and asks for it, and the old one
+does not exist for that client. Two exports can swap their names. If another export of ours has the new name
+already, that one is hidden. `describe` sets the text beside a name in LIST.
 
-All names here but the new ones are ours: those of the configuration, or those that the policy behind this one
-hands on. What is listed can be opened, and what is not listed here is not to be opened by this road, except
-for servers that do not list what they have. nbdkit's exportname filter does as much.
+All names here, except for the new ones, are ours: those of the configuration, or those that the policy behind
+this one passes on. A client can open what LIST shows, and nothing else by this policy, except at servers that
+do not list all that they have.
+
+Like nbdkit's exportname filter.
 
     policies = [ { use = "exports", rename = { "vm-1" = "disk" }, describe = { "vm-1" = "VM 1" } } ]
 """

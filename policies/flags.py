@@ -1,24 +1,24 @@
 """Mask transmission flags, or let nobody in without them.
 
-Flags are named as in proto.md, without NBD_FLAG_. One that is masked is not offered, and what it would have
-promised is refused; masking SEND_WRITE_ZEROES takes SEND_FAST_ZERO along. One that is required and not there
-means that the client does not get the export, and is told which flags it has: for an operator who would rather
-have an outage than a guest without discards.
+Flags are named as in proto.md, without NBD_FLAG_. A flag of `mask` is not offered, and what it would have
+promised is refused; masking SEND_WRITE_ZEROES masks SEND_FAST_ZERO as well. If a flag of `require` is
+missing, the client is refused and told which flags the export has: for operators who would rather have an
+outage than a guest without discards.
 
-Three masks are about data:
+Three kinds of mask put data at stake:
 
 - SEND_FUA: the client has to FLUSH instead, which is slower and safe. Where the export has no SEND_FLUSH, a
-  client could make nothing durable any more, and is denied.
-- SEND_FLUSH: clients take its absence for a disk without a cache. qemu then answers its guest's flushes by
-  itself, and Linux sends neither FLUSH nor FUA. So that this is true, every WRITE, WRITE_ZEROES and TRIM is
-  done with FUA here (write-through), which can be slow. Where the export has no SEND_FUA, the client is
-  denied.
-- `unsafe = true` masks both without any of this. What clients then take to be on the disk for good is lost
-  when the server or its machine goes down: journals and databases with it. For disks that can be made again.
+  client could make nothing durable any more, and is refused.
+- SEND_FLUSH: clients believe then that the disk has no cache. qemu answers its guest's flushes by itself, and
+  Linux sends neither FLUSH nor FUA. To make this true, the gateway does every WRITE, WRITE_ZEROES and TRIM
+  with FUA (write-through), which can be slow. Where the export has no SEND_FUA, the client is refused.
+- `unsafe = true` masks both without any of this. What clients believe to be safe on the disk is lost when the
+  server or its machine goes down: journals and databases with it. It is for disks that can be made again.
 
-READ_ONLY and HAS_FLAGS cannot be masked: the first would promise what is not there. A client can be given
-READ_ONLY with `readonly`. nbdkit has no such filter; its nozero, nocache and fua are `zero`, `cache` and
-`fua`.
+READ_ONLY and HAS_FLAGS cannot be masked: without the first, clients would be promised what is not there. To
+make an export read-only, use `readonly`.
+
+nbdkit has no such filter; its nozero, nocache and fua are `zero`, `cache` and `fua` here.
 
     policies = [ { use = "flags", mask = ["CAN_MULTI_CONN"], require = ["SEND_FLUSH"] } ]
 """

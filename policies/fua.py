@@ -1,25 +1,25 @@
 """Choose how FUA is done, by which a client wants one write on the disk before it is answered.
 
-    how = "native"    as it is without this policy, and a client is denied where there is none
+    how = "native"    as it is without this policy; where the export has no FUA, a client is refused
     how = "pass"      as it is without this policy
-    how = "none"      it is not offered: clients FLUSH instead. Where there is no FLUSH a client could make
-                      nothing durable any more, and is denied
+    how = "none"      it is not offered: clients FLUSH instead. Where there is no FLUSH either, a
+                      client could make nothing durable any more, and is refused
     how = "emulate"   a write with FUA is done without it and followed by a FLUSH, even if the server has FUA.
-                      A client is denied where there is no FLUSH
+                      Where there is no FLUSH, a client is refused
     how = "force"     write-through: every WRITE, WRITE_ZEROES and TRIM is done with FUA. FLUSH is done as
-                      ever, and is offered, with nothing left to do, where the server has none. A client is
-                      denied where there is no FUA
+                      ever; where the server has none, it is offered and has nothing left to do. Where there
+                      is no FUA, a client is refused
     how = "discard"   FUA and FLUSH are offered, dropped, and answered with success. All that a client ever
                       wrote can be lost when the server or its machine goes down, in any order: file systems
                       with it. Only for what can be made again, such as builds and caches
 
-"discard" has to be confirmed with `unsafe = true`, which also lets "none" pass where there is no FLUSH. It
-takes CAN_MULTI_CONN away as well, because some servers show the writes of one connection to another only after
-a FLUSH.
+"discard" has to be confirmed by `unsafe = true`, which also allows "none" where there is no FLUSH. "discard"
+takes CAN_MULTI_CONN away, because some servers show the writes of one connection to another only after a
+FLUSH.
 
-As nbdkit's fua filter, whose fuamode is `how` (its default is "none"; it answers FLUSH by itself for "force").
-Clients that share the disk by another road are not bound by any of this. A read-only export stays as it is.
-"emulate" needs hooks for all writes, and "discard" one for FLUSH.
+Like nbdkit's fua filter, whose fuamode is `how` ("none" by default; with "force" it answers FLUSH itself).
+Clients that reach the disk in another way are not bound by any of this. A read-only export stays as it is.
+"emulate" slows all writes, and "discard" slows FLUSH.
 
     policies = [ { use = "fua", how = "force" } ]
 """

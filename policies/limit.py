@@ -1,26 +1,28 @@
 """Limit how many connections there are, how many commands are under way, and how long they may be.
 
-One of these at least:
+At least one of these has to be given:
 
-- `connections`: sessions at a time at this place of the configuration. In an `[[export]]`, those are the
-  sessions of that export; in a `[[rule]]`, all that the rule holds for, whatever export they opened.
-- `connections-per-identity`: of them, those of one client: by its PSK user, else its certificate's issuer and
-  subject, else its Unix user, else its address.
-- `connections-per-address`: of them, those from one IP address, whoever comes from there. Unix sockets and
-  vsock have none, and are not counted. A whole network behind one router has one address, and a client that has
-  IPv6 usually has 2^64 of them.
-- `in-flight`: commands of one session that are under way; the next one is not read before one is answered.
-- `request-size`: the longest READ or WRITE. Block sizes tell clients, and a longer one gets EINVAL.
-  proto.md lets clients that do not look at block sizes send 32 MiB, so those get errors.
+- `connections`: how many sessions there may be at a time where the policy stands. In an `[[export]]`, these
+  are the sessions of that export; in a `[[rule]]`, all sessions for which the rule decides, of whatever
+  export.
+- `connections-per-identity`: how many of them one client may have. A client is known by its PSK user, else
+  its certificate's issuer and subject, else its Unix user, else its address.
+- `connections-per-address`: how many of them may come from one IP address, whoever the clients are. Unix
+  sockets and vsock have no address, and are not counted. A whole network behind one router has one address; a
+  client that has IPv6 usually has 2^64 of them.
+- `in-flight`: how many commands of one session may be under way; the next one is not read until one of them
+  is answered.
+- `request-size`: the longest READ or WRITE. It is told as a block size, and a longer request gets EINVAL.
+  proto.md lets clients that do not look at block sizes send 32 MiB, so such clients get errors.
 
-Who is one too many is refused with a text that says which limit it was. A client with several connections
-(MULTI_CONN) needs a place for each. A connection that was lost without a word keeps its place until keepalive
-finds out (`keepalive-seconds` of `[[listen]]`), so leave room for a client that comes again.
+A client that is one too many is refused with a text that says which limit it has met. A client with several
+connections (MULTI_CONN) needs a place for each. A connection that is lost without a word keeps its place
+until keepalive finds out (`keepalive-seconds` of `[[listen]]`), so leave room for a client that comes again.
 
-On reload, smaller numbers end nobody; they hold for those who come. `in-flight` and `request-size` hold at
-once. Sessions that began before there was a `limit` at this place are not counted.
+On reload, smaller numbers end no session; they hold for new ones. `in-flight` and `request-size` hold at
+once. Sessions that began before there was a `limit` here are not counted.
 
-nbdkit's limit filter is `connections`, but it has a default of 1, and 0 for no limit; here, what is left away
+nbdkit's limit filter has `connections` alone. Its default is 1, and 0 means no limit; here, what is left out
 is not limited.
 
     policies = [ { use = "limit", connections = 4, connections-per-identity = 2, in-flight = 64 } ]

@@ -1,24 +1,27 @@
 """Let ranges of the disk be read and not written.
 
-A WRITE, WRITE_ZEROES or TRIM that touches a protected byte gets EPERM and changes nothing, not even the part of
-its range that is not protected; everything else is as before. Ranges are in the client's offsets. What reaches
-beyond the end of the export protects what there is of it. A range is written as for nbdkit's protect filter, or
-with a length:
+A WRITE, WRITE_ZEROES or TRIM that touches a protected byte gets EPERM and changes nothing, not even the bytes
+of its range that are not protected. All other commands are as before. Ranges are in the client's offsets. Of
+a range that reaches beyond the end of the export, the part inside is protected. A range is written as for
+nbdkit's protect filter, or with a length:
 
 - "0-445": bytes 0 to 445. Both ends are inclusive: 445 is the last byte that is protected.
 - "0-0x1bd": the same; numbers without a suffix may be hexadecimal.
 - "1M-": from 1M to the end.
 - "-445": from the beginning to byte 445.
-- "1M+512M": 512M from 1M on. An END with a suffix is refused: who writes "0-1M" hardly means the byte at 1M.
-- "~1M+512M": all but these. Each range stands alone: two such complements protect all but what they share.
+- "1M+512M": 512M from 1M on. The END of a range may have no suffix: whoever writes "0-1M" hardly means the
+  byte at 1M.
+- "~1M+512M": all but these. Each range stands alone: with two such complements, only what both ranges have in
+  common is left unprotected.
 
-By default a command is refused by where it writes. nbdkit lets a client write what is there already, and so
-does `unchanged = "allow"`: what is protected is read and compared first, which makes every WRITE, WRITE_ZEROES
-and TRIM slower (`explain` says so). A TRIM has to find zeros there, and leaves them alone; a fast zero gets
-ENOTSUP. If somebody else changes a protected byte between the comparison and the write, the client's old one
-may win: where protected ranges change, keep to "refuse".
+By default, a command is refused because of where it writes. nbdkit lets a client write what is there already,
+and so does `unchanged = "allow"`: the protected bytes are then read and compared first, which makes every
+WRITE, WRITE_ZEROES and TRIM slower (`explain` says so). A TRIM passes only if there are zeros, and leaves
+them as they are; a fast zero gets ENOTSUP. If somebody else changes a protected byte between the comparison
+and the write, the older one may win: where protected ranges change, keep "refuse".
 
-As nbdkit's protect filter. For the whole disk there is `readonly`; to hide what is around a range, `window`.
+Like nbdkit's protect filter. For the whole disk there is `readonly`; to hide what is around a range,
+`window`.
 
     policies = [ { use = "protect", ranges = ["0-0x1bd", "1M+512M"] } ]
 """
@@ -131,7 +134,7 @@ class Protect(Policy):
     )
     unchanged: Literal["refuse", "allow"] = Field(
         default="refuse",
-        description="What to do with a command that would leave the protected bytes as they are.",
+        description="What becomes of a command that would leave the protected bytes as they are.",
     )
     _protected: _Ranges = PrivateAttr(default=())
     _alignment: int = PrivateAttr(default=1)

@@ -1,34 +1,36 @@
 """Limit how many bytes and how many operations there are in a second.
 
-`bytes-per-second` counts the data of READ and WRITE, in both directions together; `operations-per-second`
-counts every command. One of them at least, or both. Of a request that is refused only the data that came with
-it counts, not the length that it says. A client sees a slower disk, and no errors: what is too
-much is not read from its connection before it may begin. A client that has a timeout for its requests gives up
-where the rate is much too low for what it sends.
+`bytes-per-second` counts the data of READ and WRITE, both directions together; `operations-per-second` counts
+every command. At least one of them has to be given. Of a refused request, only the data that came with it
+counts, not the length that it names. A client sees a slower disk and no errors: the gateway does not read its
+next request before that may begin. A client that has a timeout for its requests gives up if the rate is far
+too low for what it sends.
 
 `per` says who shares a rate:
 
-- `"session"` (default): each session has it for itself. A client that opens another connection has it twice;
-  see `limit`, or one of the others.
-- `"identity"`: all sessions of one client at this place of the configuration: of one PSK user, else one
-  certificate's issuer and subject, else one Unix user, else one address.
-- `"export"`: all sessions of one `[[export]]`; in a `[[rule]]`, those of them for whom the rule holds.
+- `"session"` (default): nobody; each session has a rate of its own. A client that opens another connection
+  has it twice: see `limit`, or choose one of the others.
+- `"identity"`: all sessions of one client where the policy stands. A client is known by its PSK user, else
+  its certificate's issuer and subject, else its Unix user, else its address.
+- `"export"`: all sessions of one `[[export]]`. In a `[[rule]]`: of these, the sessions for which the rule
+  decides.
 
-Those who share a rate get equal bytes of it, not equal requests. The rate is exact on average, also where
-single requests are longer than the burst: they begin at once, and what comes after them waits so much longer.
-Who was idle may have saved up `burst-bytes` and `burst-operations`; without them it is what a tenth of a second
-brings, and one at least. To connect again makes nobody wait less and saves nothing up, but for `"session"`.
+Sessions that share a rate get equal bytes of it, not equal numbers of requests. The rate is exact on average.
+A request that is longer than the burst begins at once, and what follows waits that much longer. A session
+that was idle may have saved up to `burst-bytes` and `burst-operations`; without these, it is what a tenth of
+a second brings, and one operation at least. To connect again shortens no wait and saves nothing up, except
+with `"session"`.
 
-On reload, a changed rate holds at once, for running sessions as well. What they have saved up stays, and so
-does what they have still to wait for.
+On reload, a changed rate holds at once, also for running sessions. What they have saved up stays, and so does
+what they still have to wait for.
 
-With `mode = "observe"` nobody waits, and the log tells what each session would have waited for
-(`would be held`: commands, and seconds in all); those who share a rate have the seconds between them. A rate
-that is enforced afterwards holds nobody back for what was done before.
+With `mode = "observe"` nobody waits, and the log says how much each session would have waited (`would be
+held`: how many commands, and seconds in all); sessions that share a rate share these seconds. When the rate
+is enforced later, nobody waits for what was done before.
 
-nbdkit's rate filter counts bits (its `rate=8M` is `bytes-per-second = "1M"`), reads and writes each by
-themselves, and saves up 2 seconds (`burstiness`). Its `connection-rate` is `per = "session"`, its `rate` is
-`per = "export"`; for both, the policy may stand there twice.
+nbdkit's rate filter counts bits (its `rate=8M` is `bytes-per-second = "1M"`), has a rate for reads and one
+for writes, and saves up 2 seconds (`burstiness`). Its `connection-rate` is `per = "session"`, its `rate` is
+`per = "export"`; for both, give the policy twice.
 
     policies = [ { use = "rate", bytes-per-second = "10M", operations-per-second = 500, per = "identity" } ]
 """

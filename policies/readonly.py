@@ -1,8 +1,8 @@
 """Refuse whatever would change the disk.
 
-The client is told that the export is read-only, and a WRITE, WRITE_ZEROES or TRIM gets EPERM all the same. As
-nbdkit's `-r`. Dirty bitmaps of a disk that others may write can change while they are read; see
-`contexts.stable-only` of `[[export]]`.
+The client is told that the export is read-only, and a WRITE, WRITE_ZEROES or TRIM that it sends all the same
+gets EPERM. Like nbdkit's `-r`. If others may write to the disk, its dirty bitmaps can change while they are
+read: see `contexts.stable-only` of `[[export]]`.
 
     policies = [ { use = "readonly" } ]
 """

@@ -1,23 +1,23 @@
 """Let a rule hold, or an export be opened, only at certain times.
 
-In a `[[rule]]`, the rule holds for its clients at these times; at others the next rule is tried. In an
-`[[export]]`, who comes at another time is refused.
+In a `[[rule]]`, the rule holds for its clients at these times; at others, the next rule is tried. In an
+`[[export]]`, a client that comes at another time is refused.
 
 - `days`: days of the week, `"mon"` to `"sun"`; default: all.
-- `hours`: ranges of hours, `"08:00-18:00"`; default: all day. The end does not belong to a range, and `"24:00"`
-  is the end of the day. A range over midnight, `"22:00-06:00"`, belongs to the day on which it begins: with
-  `days = ["fri"]` it ends on Saturday at 6.
-- `time-zone`: where that is, as in `"Europe/Vienna"`; default: the machine's local time.
-- `from`, `until`: not before, and not after. A date belongs to it as a whole; a date-time as `until` is the
-  first moment that is too late. TOML's own dates, or text. With an offset (`2026-12-24T18:00:00Z`) they mean
-  that moment, without one the time in `time-zone`.
+- `hours`: ranges of hours, `"08:00-18:00"`; default: all day. The end does not belong to a range, and
+  `"24:00"` is the end of the day. A range across midnight, `"22:00-06:00"`, belongs to the day on which it
+  begins: with `days = ["fri"]` it ends on Saturday at 6.
+- `time-zone`: whose time it is, as in `"Europe/Vienna"`; default: the machine's local time.
+- `from`, `until`: not before, and not after. If it is a date, all of that day belongs to the time. If it is a
+  date-time, `until` is the first moment that is too late. Both are TOML's own dates, or text. With an offset
+  (`2026-12-24T18:00:00Z`) they mean that moment, without one the time in `time-zone`.
 
-One of `days`, `hours`, `from` and `until` at least. What counts is what the clock on the wall says: in the
+At least one of `days`, `hours`, `from` and `until` has to be given. The clock on the wall decides: in the
 night in which clocks go forward, 02:00 to 03:00 does not come; when they go back, it comes twice.
 
-What becomes of running sessions when the time is over is for the rule that holds then (`disconnect`). Where
-there is any rule, a client for whom none holds is denied: so write one for the other times too, if it is to
-have less then, and not nothing.
+When the time is over, the rule that holds then decides what becomes of running sessions (`disconnect`). Where
+there are rules at all, a client for whom none holds is refused. So if a client is to have less at other
+times, and not nothing, write a rule for those as well.
 
 nbdkit has no such filter.
 
@@ -119,7 +119,7 @@ class Schedule(Policy):
         None, min_length=1, description="Ranges of hours of these days; default: all day."
     )
     time_zone: Zone | None = Field(
-        None, description="Where that is; default: the machine's local time."
+        None, description="Whose time it is; default: the machine's local time."
     )
     from_: Moment | None = Field(None, alias="from", description="Date or date-time: not before.")
     until: Moment | None = Field(None, description="Date or date-time: not after.")

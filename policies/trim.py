@@ -7,8 +7,8 @@
     how = "nop"      it is answered with success, and the disk stays as it is. A client may always be answered
                      so (TRIM is a hint), but may believe that it has freed something
 
-FUA goes along where it means anything. A read-only export stays as it is. "zero" and "nop" need a hook for
-TRIM. nbdkit has no such filter; the modes are those of its nocache.
+FUA is passed on where it means anything. A read-only export stays as it is. "zero" and "nop" make each TRIM
+slower. nbdkit has no such filter; the modes are those of its nocache filter.
 
     policies = [ { use = "trim", how = "none" } ]
 """

@@ -1,20 +1,19 @@
 """Change the size of the export: clip it, or lengthen it with zeros.
 
-`size` is the size that a client sees; `round-up` and `round-down` round it, or the disk's own size, to a
-multiple. They are applied in this order. A client that minds sizes which are no multiple of 512 is served by
-`round-up = 512`.
+`size` is the size that a client sees; `round-up` and `round-down` then round it, or the disk's own size, to a
+multiple, in this order. `round-up = 512` serves a client that cannot cope with a size that is no multiple of
+512.
 
-What is longer than the disk has a tail that is not stored anywhere. It reads as zeros, and `base:allocation`
-has it as a hole that is zero; in other contexts its status is 0. Zeros may be written there, trimmed and
-cached, and nothing comes of it; anything else gets ENOSPC, and then the part of that WRITE that is on the
-disk is not written either. Every command with a range goes through the gateway's slower path then (`explain`
-says so). A clipped export costs nothing.
+Where the export is longer than the disk, it has a tail that is stored nowhere. The tail reads as zeros;
+`base:allocation` shows it as a hole that reads as zeros, and in other contexts its status is 0. It takes
+zeros, TRIM and CACHE, which do nothing there. Any other WRITE gets ENOSPC, also for the part of it that is on
+the disk. Every command with a range is slower then (`explain` says so). A clipped export costs nothing.
 
-A disk whose server takes whole blocks only (`unaligned = "error"`, or a `blocksize` behind this one) and
-whose last block is not whole cannot be lengthened: nobody could read that block, and zeros must not stand for
-it.
+A disk cannot be lengthened if its server takes whole blocks only (`unaligned = "error"`, or a `blocksize`
+behind this one) and its last block is not whole: nobody could read that block, and it must not be shown as
+zeros.
 
-As nbdkit's truncate filter, but that a fast zero is offered only where the disk has it.
+Like nbdkit's truncate filter, except that fast zeroes are offered only where the disk has them.
 
     policies = [ { use = "truncate", round-up = "4K" } ]
 """

@@ -1,16 +1,18 @@
 """Show a part of the disk as if it were all of it: a range, or a partition.
 
-The client sees `size` bytes from `offset` on, or the partition of that number, and nothing of the rest. A
-window that is not inside the disk is refused to the client, with the numbers. It costs no request anything.
+The client sees `size` bytes from `offset` on, or the partition of that number, and nothing of the rest. If
+the window is not inside the disk, the client is refused, with the numbers. The window slows no request.
 
 Partitions are numbered as Linux numbers them: 1 to 4 of an MBR, its logical partitions from 5 on, or the
-entries of a GPT, which is used if the MBR says so (a protective entry). The table is read each time an
-upstream connection is made, so it must not be changed while clients are there; and who can write all of the
-disk chooses what this shows. A GPT must have right checksums. If its first copy is damaged, the one at the
-end of the disk is used. What is wrong with a table is told, and no window given. Where sectors have 4096
-bytes `sector-size` has to say so: it is not guessed, for the wrong one finds the wrong place in an MBR.
+entries of a GPT, which is used if the MBR says so (a protective entry). The gateway reads the table each time
+it connects to the upstream, so the table must not change while clients are there. Note that whoever can write
+to all of the disk chooses what this window shows.
 
-As nbdkit's offset and partition filters. `protect` with a complement lets all be read, and one part be
+A GPT must have right checksums. If its first copy is damaged, the one at the end of the disk is used. If
+something is wrong with a table, the client is refused and told what. Where sectors have 4096 bytes,
+`sector-size` has to say so. It is not guessed, for a wrong guess finds the wrong place in an MBR.
+
+Like nbdkit's offset and partition filters. `protect` with a complement lets all be read, and one part be
 written.
 
     policies = [ { use = "window", partition = 1 } ]
@@ -76,7 +78,7 @@ class Window(Policy):
 
     offset: Size = Field(default=0, description="Where the window begins on the disk.")
     size: Size | None = Field(
-        default=None, description="How large it is; by default it goes up to the end of the disk."
+        default=None, description="How large it is; by default up to the end of the disk."
     )
     partition: int | None = Field(
         default=None,
@@ -85,7 +87,7 @@ class Window(Policy):
         description="The number of a partition that is the window, instead of `offset` and `size`.",
     )
     sector_size: Annotated[Size, AfterValidator(_sector_size)] = Field(
-        default=512, description="In what the partition table counts: 512 or 4096 bytes."
+        default=512, description="The unit of the partition table: 512 or 4096 bytes."
     )
     _found: str = PrivateAttr(default="")
     """What the window is, in words, if it was looked up."""

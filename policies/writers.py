@@ -1,23 +1,24 @@
 """Let only so many clients write at a time: two machines on one disk destroy it.
 
-At most `most` identities (default 1) have a place as a writer of an export. Others see the export read-only, or
-are refused with `others = "refuse"`. An identity is a PSK user, else a certificate's issuer and subject, else a
-Unix user, else an address; all its sessions together take one place, so a client with several connections
-(MULTI_CONN) needs no more, and two virtual machines that come from one host by the same proof are one writer.
-Give each its own certificate, or its own PSK user.
+At most `most` identities (default 1) may be writers of an export at a time. Others see the export read-only,
+or are refused with `others = "refuse"`. An identity is a PSK user, else a certificate's issuer and subject,
+else a Unix user, else an address. All sessions of one identity take one place together, so a client with
+several connections (MULTI_CONN) needs no more. Two virtual machines that come from one host with the same
+certificate are one writer: give each its own certificate, or its own PSK user.
 
-Who opens the export takes a place, whether or not it is going to write: also a client for which another policy
+A client takes a place by opening the export, whether or not it is going to write, and even if another policy
 makes it read-only. If readers have a `[[rule]]` of their own, put `writers` into the rule of those who may
-write, not into the `[[export]]`; in a rule, every export has its own places.
+write, not into the `[[export]]`. In a rule, every export has places of its own.
 
-A place is free when the last session of its identity has ended. Who was given the export read-only meanwhile
-keeps it so until it connects again. A client that was lost without a word keeps its place until keepalive finds
-out (`keepalive-seconds` of `[[listen]]`), and that is for the better: nobody knows whether it is dead. One that
-was killed keeps it until what it had under way has been done, for up to 30 s.
+A place is free when the last session of its identity has ended. A client that was given the export read-only
+meanwhile keeps it so until it connects again. A client that is lost without a word keeps its place until
+keepalive finds out (`keepalive-seconds` of `[[listen]]`). That is for the better: nobody knows whether it is
+dead. A client that was killed keeps its place until what it had under way has been done, for up to 30 s.
 
-This is no lock that the server knows of. Not counted is who reaches the disk past this gateway, by another
-export that leads to it, or by a rule or export that has no `writers`, or its own. On reload, a smaller `most`
-takes no place from anybody; sessions that began before there was this policy have no place, and go on writing.
+The server knows nothing of this lock. Not counted are writers that reach the disk past this gateway, by
+another export that leads to it, or by a rule or export that has no `writers`, or one of its own. On reload, a
+smaller `most` takes no place from anybody. Sessions that began before there was this policy have no place,
+and go on writing.
 
 nbdkit has no such filter; its limit filter with `limit=1` refuses every second connection.
 
@@ -72,9 +73,9 @@ class _Places:
 class Writers(Policy):
     """`use = "writers"`."""
 
-    most: int = Field(1, ge=1, description="Identities that may write at a time.")
+    most: int = Field(1, ge=1, description="How many identities may write at a time.")
     others: Literal["read-only", "refuse"] = Field(
-        "read-only", description="What becomes of those who come too late."
+        "read-only", description="What becomes of those for whom there is no place."
     )
 
     # Sessions leave the instance that they joined, so it and its successors have the same places.

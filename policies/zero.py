@@ -6,16 +6,16 @@
                       ENOTSUP before anything is touched
     how = "notrim"    nothing becomes a hole: NO_HOLE is set on every WRITE_ZEROES
 
-    fast = "default"  as above
+    fast = "default"  as `how` has it
     fast = "none"     fast zeroes are not offered
     fast = "slow"     they are offered and always get ENOTSUP: it tests what clients do then
     fast = "ignore"   they are offered and done as if they had not been asked to be fast. proto.md does not
                       allow that, and qemu-img convert may zero a whole disk slowly before it copies
 
-As nbdkit's nozero filter, whose zeromode is `how` ("plugin" is "native" here, and the default is "none" there)
-and whose fastzeromode is `fast`. A read-only export stays as it is. "emulate" needs a hook for WRITE_ZEROES;
-all else is held in the table of commands and slows nothing. An emulated WRITE_ZEROES that fails half-way has
-zeroed what came before.
+Like nbdkit's nozero filter, whose zeromode is `how` ("plugin" there is "native" here, and "none" is the
+default there) and whose fastzeromode is `fast`. A read-only export stays as it is. "emulate" makes each
+WRITE_ZEROES slower; all else slows nothing. If an emulated WRITE_ZEROES fails half-way, what came before it
+is zeroed.
 
     policies = [ { use = "zero", how = "notrim", fast = "none" } ]
 """

@@ -74,12 +74,20 @@ def commands(block: str) -> Iterator[Step]:
         yield Step("", typed, tuple(each for each in lines if each.strip()))
 
 
-def run(page: str, there: Path, bash: Callable[[str, Path], str] | None = None) -> None:
+def run(
+    page: str,
+    there: Path,
+    bash: Callable[[str, Path], str] | None = None,
+    *,
+    own_ports: bool = False,
+) -> None:
     """Do what a page says, in a directory. Raises AssertionError where it is not as the page has it. `bash`
-    runs a script there and gives what it prints: this machine's, if nothing is said.
+    runs a script there and gives what it prints: this machine's, if nothing is said. With `own_ports` it has
+    all ports to itself, and they are those of the page.
     """
     ports: dict[str, str] = {}
-    page = PORT.sub(lambda found: ports.setdefault(found[0], free_port()), page)
+    if not own_ports:
+        page = PORT.sub(lambda found: ports.setdefault(found[0], free_port()), page)
     todo = steps(page)
     assert any(not step.file for step in todo), "a page without a command"
     script, told = BEGIN, [step for step in todo if not step.file]

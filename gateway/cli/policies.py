@@ -17,10 +17,10 @@ OURS = "policies"
 INTRODUCTION = """\
 # Policies: who may do what, and how an export is shown
 
-Written in the order in which a request meets them: `policies = [ { use = "NAME", ... } ]`, in an `[[export]]`
-or in a `[[rule]]`. docs/writing-a-policy.md says how to write one. `nbd-gateway policies` lists those that
-are installed, `nbd-gateway policies NAME` explains one. This page is what `nbd-gateway policies --markdown`
-prints.
+Policies are listed in an `[[export]]` or in a `[[rule]]`, in the order in which a request meets them:
+`policies = [ { use = "NAME", ... } ]`. `nbd-gateway policies` lists those that are installed, and
+`nbd-gateway policies NAME` explains one. [Writing a policy](writing-a-policy.md) says how to make your own.
+This page is what `nbd-gateway policies --markdown` prints.
 """
 
 
@@ -99,8 +99,9 @@ def _page(name: str, package: str) -> Page:
 
 def _cost(page: Page) -> str:
     if not page.commands:
-        return "none: it is compiled into the table that every request is held against"
-    return f"{', '.join(page.commands)} may go through it one by one; `explain` says which do"
+        return "nothing. It is compiled into the table that every request is checked against anyway"
+    commands = ", ".join(page.commands)
+    return f"{commands}, where this policy has to look at each one; `explain` says where"
 
 
 def _list(pages: list[Page]) -> None:

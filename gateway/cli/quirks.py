@@ -12,13 +12,16 @@ if TYPE_CHECKING:
 INTRODUCTION = """\
 # Quirks: what servers get wrong, and what the gateway does about it
 
-Recognised on the wire, on every connection, and mended without being told. `quirks` in `[upstream.NAME]` names
-them by hand (`[]`: none). `nbd-gateway probe URI` says which apply to a server. This page is what
-`nbd-gateway quirks --markdown` prints.
+The gateway recognises the faults of servers on the wire, on every connection, and mends them without being
+told. `quirks` in `[upstream.NAME]` names them by hand (`[]`: none). `nbd-gateway probe URI` says which of them
+a server has. This page is what `nbd-gateway quirks --markdown` prints.
 
-Each line says how it is known: seen in the real program, on the versions named; read in its source, and not
-tried; or told by others, mostly by the commit that mends it. Most of what was seen of programs of Debian
-12 and 13 is seen again by `tests/interop/test_seen.py` and `tests/trixie/test_seen.py`.
+Each quirk says how it is known: it was seen in the real program, in the versions named; it was read in its
+source, and not tried; or others tell of it, mostly in the commit that mends it. Most of what was seen in
+programs of Debian 12 and 13 is seen again by `tests/interop/test_seen.py` and `tests/trixie/test_seen.py`.
+
+Not every old program can be told from a newer one. Each quirk says what a *wrong yes* costs: the price where
+the gateway takes a server for one that has the quirk, and it has not.
 """
 
 
@@ -48,7 +51,7 @@ def quirks(
     from rich.table import Table
 
     table = Table()
-    for title in ("quirk", "who", "what", "who does not know of it"):
+    for title in ("quirk", "who", "what", "without the gateway"):
         table.add_column(title)
     for quirk in catalogue().values():
         risk = "DATA AT RISK: " if quirk.risks_data else ""
@@ -105,7 +108,7 @@ def page() -> str:
             "",
             f"- affected: {quirk.affected}",
             f"- what: {quirk.summary}",
-            f"- who does not know of it: {quirk.consequence}"
+            f"- without the gateway: {quirk.consequence}"
             + (" (**data at risk**)" if quirk.risks_data else ""),
             f"- known how: {quirk.proof}",
             "- evidence: " + ", ".join(f"<{link}>" for link in quirk.links),
@@ -116,7 +119,9 @@ def page() -> str:
     lines += [
         "## Mended for everyone",
         "",
-        "What the gateway copes with whoever it talks to, without recognising anybody.",
+        "The gateway copes with these whoever it talks to, and has to recognise nobody for it. The",
+        "numbers are those of comments and tests: S stands for qemu's server, C for its client, N for",
+        "nbd-server, L for nbd-client and the kernel, K for nbdkit, B for libnbd.",
         "",
         "| | who | does what | and the gateway | known how |",
         "| --- | --- | --- | --- | --- |",

@@ -154,7 +154,7 @@ EVERYWHERE = (
         "Q-S30",
         "qemu from 9.1",
         "a negotiation over 10 s is hung up on",
-        "it is dialled late, and anew where the client has taken its time",
+        "it connects late, and again if the client has taken its time",
         seen("qemu-nbd 10, left alone behind its greeting"),
     ),
     Known(

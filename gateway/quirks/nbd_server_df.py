@@ -1,12 +1,12 @@
 """nbd-server 3.25 and later offers DF and refuses every READ that has it, with a simple reply.
 
-A simple reply to a READ is illegal where structured replies were agreed: qemu's client ends the connection
-over it. Its DF path, if it were reached, would give wrong lengths. So DF is never sent to it; where a
-client sends DF, the reply is put together here.
+A simple reply to a READ is illegal where structured replies were agreed, and qemu's client ends the
+connection over it. (nbd-server's own code for DF, were it ever reached, would give wrong lengths.) So the
+gateway never sends DF to it. Where a client sends DF, the gateway puts the reply together.
 
-nbd-server is told by what it leaves out: no INFO_BLOCK_SIZE and no INFO_NAME though both were asked for,
-CAN_MULTI_CONN without CACHE or FAST_ZERO. A wrong yes costs a client that sends DF a copy of its data, and
-nothing else.
+nbd-server is recognised by what it leaves out: it tells neither block sizes nor a name though both were asked
+for (INFO_BLOCK_SIZE, INFO_NAME), and sets CAN_MULTI_CONN without CACHE or FAST_ZERO. A wrong yes costs a
+client that sends DF one copy of its data.
 """
 
 from __future__ import annotations

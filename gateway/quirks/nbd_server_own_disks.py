@@ -1,16 +1,19 @@
 """nbd-server with `copyonwrite` gives every connection a disk of its own.
 
-What is written over a connection goes into a file of that connection, and with it: FLUSH and FUA are answered
-with success, and the next connection has the disk as it was in the beginning. A client without a gateway
-notices, for its connection ends. One whose session is carried over to another connection would go on, on a disk
-without anything that it wrote. So a session that has written is not carried over; its end says why.
+What is written over a connection goes into a file of that connection, and is gone with it. FLUSH and FUA are
+answered with success all the same, and the next connection has the disk as it was in the beginning. A client
+without a gateway notices, for its connection ends. A client whose session the gateway carried over to another
+connection would go on, on a disk without anything that it wrote. So a session that has written is not carried
+over: it ends, and says why.
 
-Nothing on the wire speaks of copyonwrite. But from 3.15 on nbd-server sets CAN_MULTI_CONN of every export but
-those. And it is told from others by what it gets wrong and leaves out: an INFO says that the export has no
-bytes (Q-N21), neither block sizes nor a name come though both were asked for, WRITE_ZEROES is always there
-(Q-N15), CACHE and FAST_ZERO never. Servers before 3.15 have no INFO, and are not recognised; what they have
-lost is found out as of any server (`gateway.losses.witnesses`), and so is what others have lost that have such
-disks: `nbdkit tmpdisk`, `qemu-nbd --snapshot`.
+Nothing on the wire speaks of copyonwrite. But from 3.15 on, nbd-server sets CAN_MULTI_CONN of every export
+except these. nbd-server itself is recognised by what it gets wrong and leaves out: an INFO says that the
+export has no bytes (Q-N21); it tells neither block sizes nor a name though both were asked for; it always
+offers WRITE_ZEROES (Q-N15), and never CACHE or FAST_ZERO.
+
+Servers before 3.15 have no INFO, and are not recognised. What they have lost is found out as it is of any
+server (`gateway.losses.witnesses`). So it is of other servers that have such disks: `nbdkit tmpdisk`,
+`qemu-nbd --snapshot`.
 
 A wrong yes ends sessions that could have gone on when their connection is lost.
 """

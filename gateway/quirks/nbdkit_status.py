@@ -1,12 +1,12 @@
 """nbdkit before 1.13.4 answers a BLOCK_STATUS for more than one extent with nonsense.
 
-Only a BLOCK_STATUS with REQ_ONE is answered right, so every one carries it: legal for any client, which has to
-ask on from where an answer ends in any case.
+Only a BLOCK_STATUS with REQ_ONE is answered right, so the gateway sets REQ_ONE on every one. A client has to
+be ready for a shorter answer in any case, and asks on from where it ends.
 
-nbdkit is told by what it says and does not: structured replies and an INFO for nothing (which tells it from
-qemu), and no block sizes though they were asked for. CACHE came with 1.13.4, FAST_ZERO after it, and an answer
-to INFO_NAME with 1.23.6; one in between whose plugin has neither flag cannot be told from an old one. A wrong
-yes costs clients a few round trips.
+nbdkit is recognised by what it says and leaves out: it has structured replies, it answers an INFO that asks
+for nothing (qemu 2.10 to 3.1 do not), and it tells no block sizes though they were asked for. CACHE came with
+1.13.4, FAST_ZERO after it, and an answer to INFO_NAME with 1.23.6. A version in between whose plugin has
+neither flag cannot be told from an old one. A wrong yes costs clients a few round trips.
 """
 
 from __future__ import annotations

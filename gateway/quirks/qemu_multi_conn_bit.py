@@ -1,20 +1,22 @@
 """qemu 3.0.0 sets bit 8, CAN_MULTI_CONN, where it means bit 10, SEND_CACHE.
 
-Its header defined NBD_FLAG_SEND_CACHE_BIT as 8, and the flag is always set. A client that believes it opens
-several connections. With the default `-e 1` the second one is never answered, and nbdcopy, or Linux with
-`nbd-client -C 2`, hangs for ever. With more (`-e 4`) the bit promises what nobody had checked: that "may"
-corrupt data, says the commit which mends it. Where it was measured it did not: four connections to writable raw
-and qcow2 exports were coherent (0 stale reads of 9,600; 0 of 16 images differed after FLUSH and kill -9). But
-nobody has promised it, so the gateway does not rely on it either.
+qemu's header defined NBD_FLAG_SEND_CACHE_BIT as 8, and the flag is always set. A client that believes it
+opens several connections. With the default `-e 1` the second one is never answered, and nbdcopy, or Linux
+with `nbd-client -C 2`, hangs for ever. With a larger `-e` the bit promises what nobody had checked; the
+commit that mends it says that this "may" corrupt data. We looked for that and did not see it: four
+connections to writable raw and qcow2 exports were coherent (0 stale reads of 9,600; 0 of 16 images differed
+after FLUSH and kill -9). But nobody has promised it, so the gateway does not rely on it either.
 
-No version stands on the wire. Every later qemu that sets bit 8 sets bit 10 as well, nbdkit sets both where it
-means both, so bit 8 without bit 10 is the suspicion. What decides is one INFO without a request for block
-sizes: qemu 2.10 to 3.1 refuse it with ERR_BLOCK_SIZE_REQD, nobody else does, and of those only 3.0.0 sets
-bit 8. Where no INFO is to be had (oldstyle, as 3.0.0 greets without `-x`; newstyle; a server that knows only
-EXPORT_NAME) the suspicion is enough: the bit lost costs speed, the bit believed a client that hangs.
+The protocol carries no version of the program. Every later qemu that sets bit 8 sets bit 10 as well, and
+nbdkit sets both where it means both. So bit 8 without bit 10 is a suspicion. What decides is one INFO that
+does not ask for block sizes: qemu 2.10 to 3.1 refuse it with ERR_BLOCK_SIZE_REQD, and of later ones only
+those do whose blocks are larger than a byte. Of all these, 3.0.0 alone sets bit 8 without bit 10. Where no
+INFO is to be had (oldstyle, as 3.0.0 greets without `-x`; newstyle; a server that knows only EXPORT_NAME) the
+suspicion is enough: a bit that is dropped by mistake costs speed, and one that is believed by mistake hangs a
+client.
 
-CACHE itself is answered here: under structured replies 3.0.0 answers it with the *data* (Q-S2), over which a
-client ends the session.
+CACHE is answered by the gateway. Under structured replies, 3.0.0 answers it with the *data* (Q-S2), over
+which a client ends the session.
 """
 
 from __future__ import annotations
@@ -55,8 +57,8 @@ _BLOCK_SIZES = BlockSizes(512, 4096, 32 * 1024 * 1024)
 QUIRK = Quirk(
     name="qemu-multi-conn-bit",
     summary="CAN_MULTI_CONN (bit 8) is set where SEND_CACHE (bit 10) is meant",
-    consequence="clients that believe it hang for ever with the default -e 1; with more they rely on what "
-    'nobody had checked, and by qemu\'s own word that "may" corrupt data',
+    consequence="clients that believe it hang for ever with the default -e 1; with a larger -e they rely on "
+    'what nobody had checked, which by qemu\'s own word "may" corrupt data',
     affected="qemu 3.0.0",
     proof=seen(
         "qemu-nbd 3.0.0: the flag in all styles, read-only, over TLS, by QMP; nbdcopy, and Linux with -C 2, "

@@ -1,16 +1,16 @@
 """qemu-nbd 2.11 to 3.1 with `--offset` or `--partition` answers structured READs from the wrong place.
 
-Looking for holes it asks about the offset that the client gave, without adding its own: where the *wrong*
-place is a hole, the client is told zeros instead of its data. base:allocation is reported from the wrong
-place in the same way, so `nbdcopy` from such an export gets not one byte right, and no error. Data itself is
-read from the right place, and a READ with DF is not looked at for holes.
+To find holes, qemu looks at the offset that the client gave, and forgets to add that of the export. Where
+there is a hole at this *wrong* place, the client gets zeros instead of its data. base:allocation is reported
+from the wrong place as well, so `nbdcopy` from such an export gets not one byte right, and no error. Data
+itself is read from the right place, and a READ with DF is not looked at for holes.
 
-Whether an export has an offset cannot be seen on the wire. What can be seen is the range of versions: qemu
-2.10 to 3.1 answer an INFO that does not ask for block sizes with ERR_BLOCK_SIZE_REQD, and structured
-replies came with 2.11. Younger ones do the same if their blocks are larger than a byte; but from 4.2 on they
-offer FAST_ZERO, or, read-only, no TRIM, which older ones always do. All others are sent DF with every READ,
-which costs them the holes; and base:allocation is told as status 0, "may be allocated", which is always true.
-`trust-allocation = true` says that the server has no offset.
+Whether an export has an offset cannot be seen on the wire, but which versions it may be: qemu 2.10 to 3.1
+answer an INFO that does not ask for block sizes with ERR_BLOCK_SIZE_REQD, and structured replies came with
+2.11. Later ones do the same if their blocks are larger than a byte. Of these, the ones from 4.2 on can be
+told: they offer FAST_ZERO or, read-only, no TRIM, which older ones always offer. All the others get DF with
+every READ, which costs their clients the holes. base:allocation is told as status 0, "may be allocated",
+which is always true. `trust-allocation = true` says that the server has no offset.
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
 """qemu-nbd up to 2.5 divides offset and length by 512, and forgets what is left of them.
 
-So a WRITE of 1,000 bytes at 5,000 writes 512 bytes at 4,608, and is answered with success; a READ of the same
-gives what lies at 4,608. A client of its time keeps to sectors by itself, unless something between it and the
-server says that blocks of one byte will do. An image of qcow2, vdi or LUKS that is made inside such an export
-by requests of any alignment is garbage.
+A WRITE of 1,000 bytes at 5,000 writes 512 bytes at 4,608, and is answered with success; a READ of the same
+range gives what lies at 4,608. A client of its time keeps to sectors by itself, unless something between it
+and the server says that blocks of one byte will do. If a program makes an image of qcow2, vdi or LUKS inside
+such an export by requests of any alignment, the image is garbage.
 
-The version cannot be told. But a server that knows no INFO cannot state block sizes either, and "a client
-desiring maximum interoperability SHOULD constrain its requests to a minimum block size of 2^9" then ("Size
-constraints"). So no such server is sent anything that is not aligned to 512, but for the end of the export,
-which other servers have where they like. Clients are told 512; who does not ask, or does not keep to it, is
-served by reading, changing and writing whole sectors. A wrong yes costs them that.
+The version cannot be told. But a server that knows no INFO cannot state block sizes either, and then "a
+client desiring maximum interoperability SHOULD constrain its requests to a minimum block size of 2^9"
+(proto.md, "Size constraints"). So the gateway sends no such server anything that is not aligned to 512,
+except at the end of the export, which other servers have where they like. Clients are told 512. For a client
+that does not ask, or does not keep to it, the gateway reads, changes and writes whole sectors, which is all
+that a wrong yes costs.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """qemu-nbd up to 2.6 refuses READs and WRITEs of more than 1 MiB, and says so nowhere.
 
-Block sizes came with INFO and GO in 2.10; before, a client had to know. proto.md lets clients assume 32 MiB.
-A server without INFO that offers what those versions always offered, and not WRITE_ZEROES, which came with
-2.8, may be one of them: it is sent no more than 1 MiB at a time. A wrong yes costs large requests to a very
-old server a few more headers.
+Block sizes came with INFO and GO in 2.10; before, a client had to know them. proto.md lets clients assume 32
+MiB. A server may be one of these versions if it has no INFO and offers what they always offered, but not
+WRITE_ZEROES, which came with 2.8. The gateway sends such a server no more than 1 MiB at a time. A wrong yes
+costs a few more headers for large requests to a very old server.
 """
 
 from __future__ import annotations

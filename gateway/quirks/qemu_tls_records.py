@@ -1,11 +1,11 @@
 """qemu-nbd 2.6 to 2.8 answers the first of several requests in one TLS record, and then waits.
 
-What GnuTLS has decrypted already is not in the socket any more, which is what those versions look at for the
-next request: it lies there until something else comes. A client that waits for its answers before it sends more
-waits for ever.
+Those versions wait at the socket for the next request. But GnuTLS decrypts a whole record at once, so the
+second request of a record is not in the socket any more: it lies there until something else comes. A client
+that waits for its answers before it sends more waits for ever.
 
-Such a server knows no INFO. To those one record carries no more than one request, or a part of one: each is
-taken apart and sent by itself. A wrong yes costs the ways on which many requests go on as they came.
+Such a server knows no INFO. To a server with TLS and without INFO, the gateway sends every request in records
+of its own. A wrong yes costs speed: requests are taken apart, and not sent on as they came.
 """
 
 from __future__ import annotations

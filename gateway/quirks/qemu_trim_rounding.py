@@ -1,9 +1,9 @@
 """qemu-nbd before 2.7 trims more than it was asked to where a TRIM is not aligned.
 
-It rounded the range outwards to whole sectors or clusters, so data around the range was lost. The version
-cannot be told, but INFO and GO came with 2.10: a server that knows neither may be one of these. Its TRIMs
-are narrowed to whole blocks of 4096 bytes, which is always legal ("TRIM": the server may do less); a wrong
-yes leaves a few blocks untrimmed.
+qemu rounded the range outwards to whole sectors or clusters, so data around the range was lost. The version
+cannot be told. But INFO and GO came with 2.10, so a server that knows neither may be one of these. The
+gateway narrows TRIMs for it to whole blocks of 4096 bytes, which is always legal (proto.md, "TRIM": the
+server may do less). A wrong yes leaves a few blocks untrimmed.
 """
 
 from __future__ import annotations

@@ -11,11 +11,16 @@ Nothing in the directory can keep a gateway from its start. What cannot be read,
 ours is told and left alone, for a person to look at. Only a directory that is not there and cannot be made, or
 that another gateway has, is an error: nobody would know what becomes of the tickets in it.
 
+The directory is the one that was opened at the start, whatever is done to its name meanwhile. A ticket is
+removed from it wherever it has been moved to. None is written while another directory, or none, has the name:
+the next start would look there, and another gateway may have it.
+
 Everything here may hang as long as the disk does, so it is called in a thread.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -42,6 +47,8 @@ MODE, DIRECTORY_MODE = 0o600, 0o700
 """A ticket's name may be all that somebody has to know."""
 
 ENDING, BESIDE = ".json", ".new"
+
+EXCHANGED = "another directory is in its place since the start; a restart reads that one"
 
 
 class StoreError(Exception):
@@ -97,25 +104,29 @@ class Store:
             raise ValueError(
                 f"expected a ticket of {MAX_TICKET_BYTES} bytes at most, got {len(text)}"
             )
+        if not self._is_in_its_place():
+            raise OSError(errno.ESTALE, EXCHANGED)
         path = self.directory / file_of(name)
         write_whole({path: text}, mode=MODE, replacing=[path])
-        self._sync()
+        os.fsync(self._held)
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove the files of tickets, where there are any. Raises `OSError`: some may come back with the next
         start.
         """
-        for name in names:
+        files = [file_of(name) for name in names]
+        for file in files:
             with suppress(FileNotFoundError):
-                (self.directory / file_of(name)).unlink()
-        self._sync()
+                os.unlink(file, dir_fd=self._held)
+        os.fsync(self._held)
+        with suppress(FileNotFoundError):  # then the next start finds none of them
+            copied = any((self.directory / file).exists() for file in files)
+            if copied and not self._is_in_its_place():
+                raise OSError(errno.ESTALE, EXCHANGED)
 
-    def _sync(self) -> None:
-        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+    def _is_in_its_place(self) -> bool:
+        """Say whether our directory has its name still. Raises `OSError` if nothing has."""
+        return os.path.samestat(self.directory.stat(), os.fstat(self._held))
 
 
 def read_all(directory: Path) -> Iterator[dict[str, Any] | Unread]:

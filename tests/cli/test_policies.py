@@ -39,7 +39,7 @@ def test_the_page_of_one(capsys: Capture) -> None:
 def test_one_that_costs_nothing(capsys: Capture) -> None:
     assert main(["policies", "readonly"]) == 0
     said = capsys.readouterr().out
-    assert "what it slows: none" in said
+    assert "what it slows: nothing" in said
     assert "option" not in said
 
 

@@ -2,5 +2,7 @@
 
 What they need of this machine is installed by `tests/tools/install-peers --for-packages`.
 
-    roots.py  fresh Debians, by debootstrap, and what is run in them
+    roots.py   fresh Debians, by debootstrap, and what is run in them
+    images.py  the image of deploy/, built without a registry
+    engine.py  an engine for containers, in a network of its own
 """

@@ -1,17 +1,15 @@
-"""What is in deploy/: linters and schemas take it, an image is built of it and runs, and pods' files are
-exchanged.
-
-No container engine is needed: buildah builds in a chroot, with a debootstrap of its own for the image's base.
-"""
+"""What is in deploy/: linters and schemas take it, what is in the image runs, and pods' files are exchanged."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,30 +20,18 @@ import yaml
 
 from gateway.cli.vocabulary import vocabulary
 from gateway.config import load
+from gateway.web.tokens import load_tokens
 from tests.tools.patience import HANG_SECONDS
 
-from .roots import CACHE, TOP, Root
+from .images import USER, said_by
+from .roots import TOP, Root
 
 pytestmark = pytest.mark.real
 
 DEPLOY = TOP / "deploy"
-USER = 65532
 GATEWAY = (sys.executable, "-m", "gateway")
-
-
-def said_by(*command: str | Path, **environment: str) -> str:
-    done = subprocess.run(
-        list(map(str, command)),
-        env={**os.environ, **environment},
-        cwd=TOP,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=HANG_SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, f"{command}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
-    return done.stdout
+PARTS = ("ca-cert.pem", "server-cert.pem", "server-key.pem")
+"""What a listener wants of a directory with certificates."""
 
 
 # ---- what is written ----
@@ -153,6 +139,45 @@ def test_prometheus_finds_it() -> None:
     assert endpoint["authorization"]["credentials"]["name"] == tokens["secret"]["secretName"]
 
 
+KUBECTL = """#!/bin/sh
+real=/usr/bin/kubectl
+case $1 in
+create) exec $real "$@" --dry-run=client --output=json >"$4.json" ;;
+*) exec $real kustomize "$3" >/dev/null ;;
+esac
+"""
+"""kubectl without a cluster: what it would send of a Secret stands in a file of the Secret's name."""
+
+
+def test_the_page_makes_the_secrets_that_pods_mount(tmp_path: Path) -> None:
+    page = (TOP / "docs/howto/kubernetes.md").read_text()
+    [typed] = re.findall(r"^```\n(kubectl create .*?)^```", page, re.MULTILINE | re.DOTALL)
+    kubectl = tmp_path / "bin/kubectl"
+    kubectl.parent.mkdir()
+    kubectl.write_text(KUBECTL)
+    kubectl.chmod(0o755)
+    said_by(*GATEWAY, "pki", "init", tmp_path / "pki")
+    (tmp_path / "pki/deploy").symlink_to(DEPLOY)
+    path = f"{kubectl.parent}:{os.environ['PATH']}"
+    said_by("bash", "-ec", f"cd {tmp_path}/pki\n{typed}", PATH=path)
+    made = {
+        secret["metadata"]["name"]: {key: b64decode(value) for key, value in secret["data"].items()}
+        for file in (tmp_path / "pki").glob("*.json")
+        if (secret := json.loads(file.read_text()))["kind"] == "Secret"
+    }
+    mounted = [v["secret"] for v in pod_of("gateway")["volumes"] if "secret" in v]
+    assert {each["secretName"] for each in mounted} == made.keys()
+    for each in mounted:
+        assert {item["key"] for item in each.get("items", ())} <= made[each["secretName"]].keys()
+    assert set(PARTS) <= made["nbd-gateway-tls"].keys()
+    [endpoint] = objects("monitoring")["ServiceMonitor"]["spec"]["endpoints"]
+    token = endpoint["authorization"]["credentials"]
+    (tmp_path / "tokens").write_bytes(made[token["name"]]["tokens"])
+    (tmp_path / "tokens").chmod(0o400)
+    allowed = load_tokens(tmp_path / "tokens")
+    assert allowed.find(made[token["name"]][token["key"]].decode()) is not None
+
+
 @pytest.mark.parametrize("file", sorted(DEPLOY.rglob("*.toml")), ids=lambda path: path.stem)
 def test_a_configuration_is_one(file: Path) -> None:
     load(file, vocabulary())
@@ -199,8 +224,7 @@ def test_what_the_kubelet_exchanges_is_taken_up(workdir: Path) -> None:
     tls, etc = Volume(workdir / "tls"), Volume(workdir / "etc")
     for name in ("old", "new"):
         said_by(*GATEWAY, "pki", "init", workdir / name)
-    parts = ("ca-cert.pem", "server-cert.pem", "server-key.pem")
-    tls.put({part: (workdir / "old" / part).read_bytes() for part in parts})
+    tls.put({part: (workdir / "old" / part).read_bytes() for part in PARTS})
     config = f"""
         listen = [ {{ uri = "nbds://127.0.0.1:0", certificates = "{tls.path}" }} ]
         upstream.disks.uri = "memory:1M"
@@ -212,7 +236,7 @@ def test_what_the_kubelet_exchanges_is_taken_up(workdir: Path) -> None:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             port = until(process, "listening")["uri"].rpartition(":")[2]
-            tls.put({part: (workdir / "new" / part).read_bytes() for part in parts})
+            tls.put({part: (workdir / "new" / part).read_bytes() for part in PARTS})
             until(process, "credentials exchanged")
             uri = f"nbds://localhost:{port}?tls-certificates={workdir / 'new'}"
             assert said_by("nbdinfo", "--size", uri) == f"{1 << 20}\n"
@@ -241,11 +265,6 @@ def until(process: subprocess.Popen[str], event: str) -> dict[str, Any]:
 
 # ---- the image ----
 
-BASE = "localhost/nbd-gateway-base"
-IMAGE = "localhost/nbd-gateway-trial"
-BUILDAH = {"BUILDAH_ISOLATION": "chroot"}
-CA = "/etc/ssl/certs/ca-certificates.crt"
-
 ENTER_IMAGE = """
 root=$1; shift
 ip link set lo up
@@ -267,31 +286,12 @@ class Image(Root):
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
-    clean = CACHE / "slim-trixie"
-    said_by(TOP / "tests/tools/debian-root", "trixie", clean)
-    there = tmp_path_factory.mktemp("context")
-    shutil.copytree(DEPLOY, there / "deploy")
-    build = ("build", "--target", "sdist", "--directory", there / "dist")
-    said_by(sys.executable, "-m", "hatchling", *build)
-    container = said_by("buildah", "from", "scratch").strip()
-    mount = Path(said_by("buildah", "mount", container).strip())
-    said_by("cp", "--archive", f"{clean}/.", mount)
-    said_by("buildah", "umount", container)
-    said_by("buildah", "commit", "--quiet", container, BASE)
-    said_by("buildah", "rm", container)
-    # Whoever has an authority of his own between himself and the packages has it in this file.
-    trusted = ("--volume", f"{CA}:/tmp/ca.crt:ro", "--build-arg", "PIP_CERT=/tmp/ca.crt")
-    file = there / "deploy/container/Dockerfile"
-    # An image of the OCI's has no health check.
-    options = ("--format", "docker", "--network", "host", "--build-arg", f"BASE={BASE}", *trusted)
-    said_by("buildah", "bud", *options, "--file", file, "--tag", IMAGE, there, **BUILDAH)
-    container = said_by("buildah", "from", IMAGE).strip()
+def image(built: str) -> Iterator[Image]:
+    container = said_by("buildah", "from", built).strip()
     try:
         yield Image(Path(said_by("buildah", "mount", container).strip()))
     finally:
         said_by("buildah", "rm", container)
-        said_by("buildah", "rmi", IMAGE, BASE)
 
 
 PATH = "/opt/nbd-gateway/bin:/usr/bin:/bin"
@@ -304,8 +304,8 @@ echo "ended $?"
 """
 
 
-def test_the_image_serves_with_a_read_only_root_and_is_healthy(image: Image) -> None:
-    inspected = json.loads(said_by("buildah", "inspect", "--type", "image", IMAGE))
+def test_the_image_serves_with_a_read_only_root_and_is_healthy(image: Image, built: str) -> None:
+    inspected = json.loads(said_by("buildah", "inspect", "--type", "image", built))
     config = inspected["Docker"]["config"]
     assert config["User"] == f"{USER}:{USER}"
     healthy = " ".join(config["Healthcheck"]["Test"][1:])

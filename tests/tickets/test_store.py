@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -109,6 +110,33 @@ def test_one_that_is_too_large_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"{MAX_TICKET_BYTES} bytes at most"):
         store.write("a", content("a", description="x" * MAX_TICKET_BYTES))
     assert not list((tmp_path / "t").iterdir())
+
+
+def test_a_directory_that_was_moved_is_ours_still(tmp_path: Path) -> None:
+    store, moved = Store(tmp_path / "t"), tmp_path / "moved"
+    store.write("a", content("a"))
+    (tmp_path / "t").rename(moved)
+    store.remove(["a"])
+    assert not list(moved.iterdir())
+    with pytest.raises(FileNotFoundError):
+        store.write("b", content("b"))
+
+
+def test_nothing_is_written_to_a_directory_that_was_put_in_its_place(tmp_path: Path) -> None:
+    store, other = Store(tmp_path / "t"), tmp_path / "other"
+    for name in ("a", "b"):
+        store.write(name, content(name))
+    shutil.copytree(tmp_path / "t", other)
+    (other / file_of("b")).unlink()
+    (tmp_path / "t").rename(tmp_path / "moved")
+    other.rename(tmp_path / "t")
+    with pytest.raises(OSError, match="another directory is in its place"):
+        store.write("c", content("c"))
+    store.remove(["b"])  # of which there is nothing where a restart looks
+    with pytest.raises(OSError, match="another directory is in its place"):
+        store.remove(["a"])
+    assert names(tmp_path / "t") == ["a"]
+    assert not list((tmp_path / "moved").iterdir())
 
 
 def test_no_more_are_read_than_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
