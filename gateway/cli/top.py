@@ -82,9 +82,10 @@ def _moved(each: dict[str, Any]) -> int:
 
 def _table(sessions: list[dict[str, Any]]) -> str:
     from gateway.cli.showing import size, table, waits
+    from gateway.plural import plural
 
     stuck = sum(each["stuck"] for each in sessions)
-    head = f"{len(sessions)} sessions, {stuck} stuck\n\n"
+    head = f"{plural(len(sessions), 'session')}, {stuck} stuck\n\n"
     several = any("worker" in each for each in sessions)
     return head + table(
         (
