@@ -15,6 +15,8 @@ HOUSE = Path(__file__).parents[1] / "gateway"
 NOUNS = frozenset(
     [
         "clients",
+        "messages",
+        "places",
         "sessions",
         "exports",
         "upstreams",
