@@ -66,7 +66,9 @@ SHOWN: Mapping[str, Schema] = {
         bytes=by_name(COUNT),
         errors=by_name(COUNT),
         refused=by_name(COUNT),
+        refused_by=by_name(by_name(COUNT)),
         losses=COUNT,
+        replayed_bytes=COUNT,
         seconds=by_name(one("Times")),
     ),
     "Listener": thing(
@@ -89,12 +91,14 @@ SHOWN: Mapping[str, Schema] = {
         connections=COUNT,
         most_connections=perhaps(COUNT),
         repaired=by_name(COUNT),
+        flags_cleared=by_name(COUNT),
         seconds=by_name(one("Times")),
     ),
     "Status": thing(
         version=TEXT,
         compiled_pump=TRUTH,
         started=TIME,
+        config_loaded=TIME,
         uptime_seconds=SECONDS,
         draining=TRUTH,
         older=perhaps(thing(pid=COUNT, version=TEXT, clients=COUNT, sessions=COUNT)),
@@ -134,6 +138,7 @@ SHOWN: Mapping[str, Schema] = {
             parked=COUNT,
         ),
         events=many(thing(event=TEXT, upstream=perhaps(TEXT), times=COUNT)),
+        log_lines_dropped=COUNT,
     ),
     "Session": thing(
         session=TEXT,

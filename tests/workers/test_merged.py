@@ -61,6 +61,7 @@ def test_an_upstream_is_down_if_any_worker_found_it_so() -> None:
         "sessions": 1,
         "connections": 2,
         "repaired": {},
+        "flags_cleared": {},
         "seconds": {},
     }
     down = up | {"state": "down", "why": "nobody listens", "sessions": 0}
