@@ -288,6 +288,7 @@ def _upstream_shown(service: Service, server: Server, sessions: int, *, serves: 
         "why": server.why_down or (None if serves else server.unusable) or None,
         "sessions": sessions,
         "connections": sum(sock.fileno() >= 0 for sock in server.links),
+        "ready": 0 if server.warm is None else server.warm.count,
         "most_connections": server.settings.max_connections,
         "repaired": dict(sorted(server.told.repaired.items())),
         "flags_cleared": dict(sorted(server.told.cleared.items())),

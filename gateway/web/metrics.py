@@ -393,9 +393,13 @@ METRICS = (
     MetricRow(
         "upstream_connections",
         "gauge",
-        "Connections to the server.",
-        ("upstream",),
-        _of_upstreams(lambda each: each["connections"]),
+        "Connections to the server: used by sessions, or kept ready for the next ones.",
+        ("upstream", "state"),
+        lambda s: [
+            ((each["upstream"], state), each[name])
+            for each in s.status["upstreams"]
+            for state, name in (("used", "connections"), ("ready", "ready"))
+        ],
     ),
     MetricRow(
         "upstream_most_connections",

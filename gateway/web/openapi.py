@@ -89,6 +89,7 @@ SHOWN: Mapping[str, Schema] = {
         why=perhaps(TEXT),
         sessions=COUNT,
         connections=COUNT,
+        ready=COUNT,
         most_connections=perhaps(COUNT),
         repaired=by_name(COUNT),
         flags_cleared=by_name(COUNT),

@@ -229,6 +229,7 @@ def upstream(same: list[Mapping[str, Any]]) -> Shown:
         "why": next((each["why"] for each in same if each["state"] == state and each["why"]), None),
         "sessions": sum(each["sessions"] for each in same),
         "connections": sum(each["connections"] for each in same),
+        "ready": sum(each["ready"] for each in same),
         "repaired": added(each["repaired"] for each in same),
         "flags_cleared": added(each["flags_cleared"] for each in same),
         "seconds": added(each["seconds"] for each in same),

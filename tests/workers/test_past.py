@@ -58,6 +58,7 @@ def status(done: int, doing: int, *, listener: str = "a", upstream: str = "u") -
                 "why": "why" if doing > 3 else None,
                 "sessions": doing,
                 "connections": doing,
+                "ready": doing,
                 "repaired": {"quirk": done},
                 "flags_cleared": {"CAN_MULTI_CONN": done},
                 "seconds": {"READ": said_of(seconds)},
