@@ -73,9 +73,8 @@ def main(paths: list[str]) -> int:
     for name, done in sorted(sums.items(), key=lambda item: -item[1]["read"] - item[1]["written"]):
         print(name, *(done[column] for column in columns), sep="\t")
     if left_out:
-        print(
-            f"up to {left_out} sessions more: their lines were left out, or lost", file=sys.stderr
-        )
+        sessions = "1 session" if left_out == 1 else f"{left_out} sessions"
+        print(f"up to {sessions} more: their lines were left out, or lost", file=sys.stderr)
         return 3
     return 0
 

@@ -38,6 +38,7 @@ Where everything is; imports go down this list, never up:
     clock.py     what time it is here
     there.py     what is not there, and what may not be looked at
     throttle.py  token buckets, shared fairly, and the gates before them; no tasks
+    plural.py    numbers with their nouns
     wire/        bytes <-> values: options, requests, replies, chunks; pure
     config/      what users write (a leaf)
     uri.py       NBD URIs (a leaf)

@@ -22,7 +22,7 @@ from gateway.policy import HOOK_OF, Denied, Failed, Next, Policy, Request, Resul
 from gateway.protocol.commands import RANGED, RefusedCommand, refusal
 from gateway.protocol.export import Offer, View, offer
 from gateway.protocol.table import Table, agreed_flags
-from gateway.wire.constants import Cmd
+from gateway.wire.constants import Cmd, TransmissionFlag
 from gateway.wire.handshake import MetaContext
 
 Bottom = Callable[[Request], Awaitable[Result]]
@@ -174,7 +174,10 @@ def _stage(placed: Placed, behind: View, table: Table, *, shadow: bool) -> Stage
     own = Table(view.size)
     policy.commands(own)
     table.said_by = f"{placed.name}: " if placed.observed else ""
+    table.policy = placed.name
     policy.commands(table)
+    if view.flags & ~behind.flags & TransmissionFlag.READ_ONLY:
+        table.read_only_by = placed.name
     view = replace(view, flags=agreed_flags(view.flags, own))
     return Stage(replace(placed, policy=policy), behind, view, own, hooked)
 

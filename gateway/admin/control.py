@@ -48,6 +48,7 @@ from gateway.identity import UnixPeer
 from gateway.net.listen import open_nameless, open_unix, take_clients
 from gateway.net.options import peer_of
 from gateway.net.socket_file import is_abstract
+from gateway.plural import plural
 from gateway.wire.limits import KIB, MIB
 
 MODE = 0o600
@@ -116,7 +117,7 @@ def _line_of(answer: ControlAnswer) -> bytes:
     """Give an answer as the line that is sent."""
     more = len(answer.problems) - MAX_PROBLEMS
     if more > 0:
-        told = (*answer.problems[:MAX_PROBLEMS], f"and {more} problems more")
+        told = (*answer.problems[:MAX_PROBLEMS], f"and {plural(more, 'problem')} more")
         answer = replace(answer, problems=told)
     said = {"ok": answer.ok, "done": answer.done, "problems": answer.problems}
     if answer.data is not None:

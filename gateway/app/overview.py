@@ -12,6 +12,7 @@ from typing import Any
 from gateway.app.draining import Drained, Leaving
 from gateway.app.standing import Standing
 from gateway.net.listen import Listener
+from gateway.plural import plural
 from gateway.sessions.service import Service
 
 
@@ -87,7 +88,7 @@ class Overview:
         if not self._leaving.begin(seconds):
             return []
         return [
-            f"no more clients are taken; {self._service.relayed} sessions may go on for {seconds:g} s"
+            f"no more clients are taken; {plural(self._service.relayed, 'session')} may go on for {seconds:g} s"
         ]
 
     def drain(self, listener: str | None, seconds: float | None) -> list[str]:
@@ -97,7 +98,7 @@ class Overview:
         for each in found:
             self._drained.add(str(each.uri), seconds)
         return [
-            f"{each.uri} takes no more clients; {self._clients.get(each, 0)} are there{ends}"
+            f"{each.uri} takes no more clients; {plural(self._clients.get(each, 0), 'is', 'are')} there{ends}"
             for each in found
         ]
 

@@ -379,8 +379,8 @@ class _Supervisor:
         """Give the table of homes of another configuration. Raises `HomesMove`, `PolicyError`."""
         if number_of(config) != len(self._crew.workers):
             raise HomesMove(
-                f"workers: there are {len(self._crew.workers)}, and with {number_of(config)} disks would have"
-                " other homes than they have: that takes a restart"
+                f"workers: there are {len(self._crew.workers)} of them; with {number_of(config)}, disks would"
+                " have other homes than they have: that takes a restart"
             )
         if (config.user, config.group) != (self._config.user, self._config.group):
             raise HomesMove("another user or group takes a new start")

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from gateway.admin.control import ControlAnswer, Misunderstood, Verb, who_asks
+from gateway.plural import plural
 from gateway.sessions.holding import NotDone, Within
 from gateway.sessions.meant import Exports, Meant
 from gateway.sessions.pausing import COMMAND_SECONDS, LASTS_SECONDS, Pauses, Target
@@ -188,13 +189,15 @@ def _losses(service: Service, export: str | None, *, forget: bool) -> list[str]:
         elif left is not None:
             more += 1
     if more:
-        found.append(f"{more} disks more: nbd-gateway losses EXPORT")
+        found.append(f"{plural(more, 'disk')} more: nbd-gateway losses EXPORT")
     unnamed = 0 if export is not None else service.disks.unnamed
     if unnamed and forget:
         service.disks.forget_unnamed()
-        found.append(f"{unnamed} disks more of which only that was known: forgotten")
+        found.append(f"{plural(unnamed, 'disk')} more of which only that was known: forgotten")
     elif unnamed:
-        found.append(f"{unnamed} disks more, of which it is known only that something was lost")
+        found.append(
+            f"{plural(unnamed, 'disk')} more, of which it is known only that something was lost"
+        )
     return found
 
 

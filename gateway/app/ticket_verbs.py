@@ -26,6 +26,7 @@ import trio
 
 from gateway.admin.control import ControlAnswer, Misunderstood, Verb, who_asks
 from gateway.config import Config, NoTicket
+from gateway.plural import plural
 from gateway.sessions.service import Service
 from gateway.status.pages import PAGE, AnswerPage
 from gateway.wire.handshake import shown
@@ -84,7 +85,7 @@ def verbs_of(service: Service) -> dict[str, Verb]:
         kept = book.get(name)
         sessions = 0 if kept is None else kept.sessions
         left = await book.remove(name, who_asks())
-        rest = f"; {sessions} sessions end" if sessions else ""
+        rest = f"; {plural(sessions, 'session ends', 'sessions end')}" if sessions else ""
         problems = (
             () if left is None else (f"its file is left, so a restart brings it back: {left}",)
         )

@@ -13,6 +13,7 @@ import trio
 
 from gateway.admin.control import ControlAnswer, Verb
 from gateway.config import Config
+from gateway.plural import plural
 from gateway.sessions.service import Service
 from gateway.upstream.configured import StartError
 
@@ -71,7 +72,9 @@ async def following_book(config: Config, service: Service, opened: AsyncExitStac
     here, kept = service.tickets, service.config.tickets.directory
     if config.tickets.directory != kept:
         if here:
-            raise StartError(f"tickets.directory: there are {len(here)} tickets in {kept}")
+            raise StartError(
+                f"tickets.directory: {plural(len(here), 'ticket is', 'tickets are')} in {kept}"
+            )
         here = await opened_book(config)
         if here is not None:
             opened.callback(here.close)

@@ -26,6 +26,7 @@ from gateway.app.manager import Manager
 from gateway.app.overview import Overview
 from gateway.app.standing import Standing
 from gateway.net.listen import Listener
+from gateway.plural import plural
 from gateway.sessions.pausing import Pauses
 from gateway.sessions.service import Service
 from gateway.upgrade.begin import begun, program, started
@@ -243,10 +244,10 @@ class Upgrading:
             return "the gateway is shutting down"
         if self.newer is not None and not self.newer.alone:
             here = 0 if self.newer.beside is None else len(self.newer.beside)
-            clients = "1 client" if here == 1 else f"{here} clients"
             return (
-                f"process {self.newer.older_pid} from before the last upgrade still has {clients}: wait until"
-                f" they have left, or end it in good order (kill {self.newer.older_pid}), then ask again"
+                f"process {self.newer.older_pid} from before the last upgrade still has"
+                f" {plural(here, 'client')}: wait until none is left, or end it in good order"
+                f" (kill {self.newer.older_pid}), then ask again"
             )
         if self._why_no_newer:
             return self._why_no_newer

@@ -42,8 +42,8 @@ class Bundle(Standstill):
     """The lines of one export that act as one. `export` is what was promised of it, `count` is how many lines
     are wanted, and `trail` is what is written over them. `fences` are the disk's.
 
-    `clock` gives seconds. `say` is told what the operator should know. `changed` is called when a line has
-    gone, or `due` has changed.
+    `clock` gives seconds. `say` is told what the operator should know, `wrote_again` how many bytes were
+    written once more after a loss. `changed` is called when a line has gone, or `due` has changed.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Bundle(Standstill):
         say: Callable[[str, Mapping[str, object]], None] = lambda _what, _details: None,
         changed: Callable[[], None] = lambda: None,
         fences: Fences | None = None,
+        wrote_again: Callable[[int], None] = lambda _bytes: None,
     ) -> None:
         lines = Lines(count, stripe_bytes=stripe_bytes, strong=strong)
         self._stalls = Stalls(survival.stall_seconds, clock, changed)
@@ -72,6 +73,7 @@ class Bundle(Standstill):
             say,
             Fences() if fences is None else fences,  # they are falsy while there are none
             changed,
+            wrote_again,
         )
         super().__init__(lines, work, trail, survival, clock, changed)
         self.ask = work.ports.ask

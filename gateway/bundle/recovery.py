@@ -206,6 +206,7 @@ def _doubted(work: Work) -> Steps:
                 losses.lose(trail, RESTARTED)
         case Doubt.REPLAY:
             if (yield from _replayed(work)):
+                work.wrote_again(work.unflushed.bytes)
                 work.say(
                     "what the server had not flushed was written again",
                     writes=len(work.unflushed.written),

@@ -70,6 +70,7 @@ class Work:
         say: Callable[[str, Mapping[str, object]], None],
         fences: Fences,
         changed: Callable[[], None],
+        wrote_again: Callable[[int], None],
     ) -> None:
         self.export = export
         self.lines = lines
@@ -86,6 +87,8 @@ class Work:
         self.clock = clock
         self._stalls = stalls
         self._say = say
+        self.wrote_again = wrote_again
+        """Is told how many bytes were written once more after a loss."""
         shared = Flag.READ_ONLY | (Flag.CAN_MULTI_CONN if export.can_flush else 0)
         self.one_view = bool(export.flags & shared)
         """What is flushed can be seen over any connection."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from gateway.plural import plural
+
 if TYPE_CHECKING:
     from gateway.config import Config, Export, Listen, Problem, Rule, Upstream, Use
 
@@ -142,7 +144,7 @@ def _policies(uses: Iterable[Use]) -> str:
 def _listens(listen: Listen) -> str:
     mode = "" if listen.socket_mode is None else f", mode {listen.socket_mode:04o}"
     tls = {"off": "", "allow": ", TLS for those who want it", "require": ", TLS"}[listen.tls_mode]
-    clients = f"at most {listen.max_connections} clients"
+    clients = f"at most {plural(listen.max_connections, 'client')}"
     return f"listens on {listen.uri}, {clients}{mode}{tls}{_greets(listen)}{_trusts(listen)}"
 
 

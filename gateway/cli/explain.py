@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from gateway.cli.asking import Timeout
 from gateway.cli.explained import document, in_json
+from gateway.plural import plural
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -324,7 +325,7 @@ def _grouped(restrictions: Mapping[Cmd, tuple[Restriction, ...]]) -> Iterable[st
 
 def _limit_words(limit: LimitSaid) -> Iterable[str]:
     if limit.in_flight is not None:
-        yield f"{limit.in_flight} commands in flight"
+        yield f"{plural(limit.in_flight, 'command')} in flight"
     for charge in limit.charges:
         yield f"{charge}, burst {charge.bucket.burst:.15g}"
 

@@ -48,6 +48,7 @@ def losses(
 
 def _text(shown: dict[str, Any]) -> str:
     from gateway.cli.showing import size, table
+    from gateway.plural import plural
 
     rows = [
         (
@@ -60,5 +61,5 @@ def _text(shown: dict[str, Any]) -> str:
         for each in shown["losses"]
     ]
     unknown = shown["more"] + shown["unnamed"]
-    more = f"\nand {unknown} disks more" if unknown else ""
+    more = f"\nand {plural(unknown, 'disk')} more" if unknown else ""
     return table(("DISK", "LOST", "SESSIONS NOT TOLD", "NEXT IS TOLD", ""), rows) + more

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from gateway.cli.asking import Timeout
+from gateway.plural import plural
 
 if TYPE_CHECKING:
     from gateway.inspect.probe import Probe, Probed
@@ -162,7 +163,7 @@ def _rows(export: Probed) -> Iterator[tuple[str, str]]:
         yield "quirks", "none"
     if export.reading is not None:
         wrong = [f"DATA AT RISK: {text}" for text in export.reading.wrong]
-        for text in wrong or [f"{export.reading.places} places, nothing wrong"]:
+        for text in wrong or [f"{plural(export.reading.places, 'place')}, nothing wrong"]:
             yield "reading", text
     for note in export.notes:
         yield "note", note

@@ -27,6 +27,7 @@ def status(
 
 def _text(shown: dict[str, Any]) -> str:
     from gateway.cli.showing import duration, lines_of, requests, size, table
+    from gateway.plural import plural
 
     totals = shown["totals"]
     stuck = f", {shown['stuck_sessions']} of them stuck" if shown["stuck_sessions"] else ""
@@ -48,7 +49,7 @@ def _text(shown: dict[str, Any]) -> str:
     if shown["draining"]:
         facts.append(("shuts down", _waits_for(shown)))
     if older := shown["older"]:
-        clients = f"{older['clients']} clients, {older['sessions']} of them in sessions"
+        clients = f"{plural(older['clients'], 'client')}, {older['sessions']} of them in sessions"
         facts.append(("before us", f"process {older['pid']} ({older['version']}) has {clients}"))
     for each in shown["pauses"]:
         facts.append(("paused", f"{each['export']!r} by {each['by']} since {each['since']}"))
@@ -60,7 +61,10 @@ def _text(shown: dict[str, Any]) -> str:
         facts.append(("tickets", shown["tickets"]))
     if shown["disks_with_losses_untold"]:
         facts.append(
-            ("losses", f"of {shown['disks_with_losses_untold']} disks: nbd-gateway losses")
+            (
+                "losses",
+                f"of {plural(shown['disks_with_losses_untold'], 'disk')}: nbd-gateway losses",
+            )
         )
     facts += [("certificates", each["what"]) for each in shown["certificates"]]
     listeners = table(

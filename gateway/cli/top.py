@@ -3,9 +3,14 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
 
 from gateway.cli import UsageError
+
+WATCH_SECONDS = 2.0
+"""How often somebody sees something new who has not said how often."""
 
 SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "requests": lambda each: -each["requests_a_second"],
@@ -20,44 +25,52 @@ SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
 def top(
     *,
     sort: Literal["requests", "bytes", "stuck", "errors", "export"] = "requests",
-    watch: float = 2.0,
+    json: Annotated[bool, Parameter(name="--json")] = False,
+    watch: float | None = None,
     config: Path = Path("gateway.toml"),
     socket: Path | None = None,
 ) -> int:
     """Show the sessions of a running gateway, live, until Ctrl-C: what each does a second, and what it waits
     for.
 
-    Sessions that are stuck come first, whatever the order.
+    Sessions that are stuck come first, whatever the order. Where nobody looks (--json, or standard output is no
+    terminal) they are shown once, with what each has done a second since it began; with --watch again and
+    again.
 
     :param sort: What decides about the order of the others.
-    :param watch: How often, in seconds.
+    :param json: As JSON, one object a line (docs/status.md has the names).
+    :param watch: How often, in seconds. Default: 2, at a terminal.
     :param config: The configuration, whose [control] says where the gateway listens. Default: gateway.toml.
     :param socket: The control socket itself.
     """
-    if not 0.2 <= watch <= 3600:
+    if watch is not None and not 0.2 <= watch <= 3600:
         raise UsageError("expected --watch of 0.2 to 3600 seconds")
+    from gateway.cli import INTERRUPTED, complain
+    from gateway.cli.running import NoAnswer
+    from gateway.cli.showing import all_pages, is_terminal, show
+
+    before: dict[str, tuple[float, dict[str, Any]]] = {}
+
+    def look() -> dict[str, Any]:
+        nonlocal before
+        sessions = all_pages(config, socket, "sessions", "session", {})
+        now = time.monotonic()
+        for each in sessions:
+            _rate(each, before.get(each["session"]), now)
+        before = {each["session"]: (now, each) for each in sessions}
+        sessions.sort(key=lambda each: (not each["stuck"], SORTS[sort](each)))
+        return {"sessions": sessions}
+
+    if json or not is_terminal():
+        return show(look, lambda shown: _table(shown["sessions"]), as_json=json, watch=watch)
     from rich.live import Live
     from rich.text import Text
 
-    from gateway.cli import INTERRUPTED, complain
-    from gateway.cli.running import NoAnswer
-    from gateway.cli.showing import all_pages, is_terminal
-
-    before: dict[str, tuple[float, dict[str, Any]]] = {}
     try:
-        with Live(auto_refresh=False, screen=is_terminal()) as live:
+        with Live(auto_refresh=False, screen=True) as live:
             while True:
-                sessions = all_pages(config, socket, "sessions", "session", {})
-                now = time.monotonic()
-                for each in sessions:
-                    _rate(each, before.get(each["session"]), now)
-                before = {each["session"]: (now, each) for each in sessions}
-                sessions.sort(key=lambda each: (not each["stuck"], SORTS[sort](each)))
-                if not is_terminal():
-                    print(_table(sessions))
-                    return 0  # nobody looks: once is enough
-                live.update(Text(_table(sessions)), refresh=True)
-                time.sleep(watch)  # this process has nothing else to do
+                live.update(Text(_table(look()["sessions"])), refresh=True)
+                time.sleep(watch or WATCH_SECONDS)  # this process has nothing else to do
     except NoAnswer as error:
         complain(str(error))
         return 1
@@ -73,7 +86,8 @@ def _rate(each: dict[str, Any], before: tuple[float, dict[str, Any]] | None, now
     seconds = max(now - then, 0.001)
     done = requests(each) - (0 if earlier is None else requests(earlier))
     moved = _moved(each) - (0 if earlier is None else _moved(earlier))
-    each["requests_a_second"], each["bytes_a_second"] = done / seconds, moved / seconds
+    each["requests_a_second"] = round(done / seconds, 1)
+    each["bytes_a_second"] = round(moved / seconds)
 
 
 def _moved(each: dict[str, Any]) -> int:
@@ -82,9 +96,10 @@ def _moved(each: dict[str, Any]) -> int:
 
 def _table(sessions: list[dict[str, Any]]) -> str:
     from gateway.cli.showing import size, table, waits
+    from gateway.plural import plural
 
     stuck = sum(each["stuck"] for each in sessions)
-    head = f"{len(sessions)} sessions, {stuck} stuck\n\n"
+    head = f"{plural(len(sessions), 'session')}, {stuck} stuck\n\n"
     several = any("worker" in each for each in sessions)
     return head + table(
         (

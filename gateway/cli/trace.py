@@ -100,16 +100,19 @@ def _file(path: Path | None) -> AbstractContextManager["BinaryIO | None"]:
 
 async def _shown(told: AsyncIterator[dict[str, Any]], written: "_Written") -> int:
     """Show what is told, until it ends; give the exit status."""
+    from gateway.plural import plural
+
     async for each in told:
         if "began" in each:
             written.begin(float(each["began"]))
         elif "end" in each:
             messages, dropped = each["messages"], each["dropped"]
-            left_out = f", of which {dropped} were left out" if dropped else ""
-            complain(f"{each['end']}: {messages} messages{left_out}")
+            left_out = f", of which {plural(dropped, 'was', 'were')} left out" if dropped else ""
+            complain(f"{each['end']}: {plural(messages, 'message')}{left_out}")
             return 0
         elif "dropped" in each:
-            print(f"{each['time']:10.6f} {each['dropped']} messages left out", flush=True)
+            dropped = plural(each["dropped"], "message")
+            print(f"{each['time']:10.6f} {dropped} left out", flush=True)
         else:
             print(_line_of(each), flush=True)
             if "raw" in each:

@@ -8,7 +8,7 @@ that has numbers of its own never loses them: what was counted once stays where 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -37,8 +37,13 @@ class Totals:
     """How many of them have failed."""
     refused: Counter[tuple[str, str]] = field(default_factory=Counter)
     """How many of these without the server."""
+    refused_by: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    """How many of these by a policy: by its name, and what it has refused."""
     losses: int = 0
     """How often something may have been lost that a session relies on, counted for each of them."""
+    replayed_bytes: int = 0
+    """How many bytes were written once more after a loss, counted with each export of the disk. Sessions have
+    no part in it, so `add` leaves it out."""
     seconds: ByCommand = field(default_factory=ByCommand)
     """How long some of them took. Sessions add to it as they go on (`gateway.scan.timing`), so `add` does
     not.
@@ -52,6 +57,7 @@ class Totals:
         self.bytes.update(other.bytes)
         self.errors.update(other.errors)
         self.refused.update(other.refused)
+        self.refused_by.update(other.refused_by)
         self.losses += other.losses
 
     def as_said(self) -> dict[str, object]:
@@ -63,7 +69,9 @@ class Totals:
             "bytes": dict(self.bytes),
             "errors": in_words(self.errors),
             "refused": in_words(self.refused),
+            "refused_by": _by_policy(self.refused_by),
             "losses": self.losses,
+            "replayed_bytes": self.replayed_bytes,
             "seconds": as_said(self.seconds),
         }
 
@@ -71,6 +79,13 @@ class Totals:
 def in_words(errors: Mapping[tuple[str, str], int]) -> dict[str, int]:
     """Give errors by command and error in one word each: "READ EIO"."""
     return {" ".join(what): times for what, times in errors.items()}
+
+
+def _by_policy(refused: Mapping[tuple[str, str, str], int]) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for (policy, *what), times in refused.items():
+        found.setdefault(policy, {})[" ".join(what)] = times
+    return found
 
 
 def together(several: Iterable[Totals]) -> Totals:
@@ -124,6 +139,7 @@ class Counts:
         """Give the totals of all exports, as they are now."""
         totals = together([self._all])
         totals.seconds = self._all.seconds
+        totals.replayed_bytes = self._all.replayed_bytes
         return totals
 
     def times(self, export: str, upstream: str) -> tuple[tuple[ByCommand, ByCommand], ByCommand]:
@@ -135,6 +151,12 @@ class Counts:
         """Add what was done with an export."""
         self.of(export).add(done)
         self._all.add(done)
+
+    def add_replayed(self, exports: Collection[str], size: int) -> None:
+        """Add bytes that were written once more for the clients of these exports; of none, if all have gone."""
+        self._all.replayed_bytes += size
+        for totals in {id(found): found for found in map(self.of, exports or (OTHER,))}.values():
+            totals.replayed_bytes += size
 
     def of(self, export: str) -> Totals:
         """Give the totals of an export."""
@@ -152,5 +174,5 @@ class Counts:
 
     def by_export(self) -> dict[str, Totals]:
         """Give the totals of all exports that were used."""
-        others = {OTHER: self._others} if self._others.sessions else {}
+        others = {OTHER: self._others} if self._others != Totals() else {}
         return {**self._by_export, **others}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from gateway.access.rules import Access
 from gateway.config import Config
+from gateway.plural import plural
 from gateway.there import status_of, unexpanded
 from gateway.wire.handshake import shown
 
@@ -32,7 +33,7 @@ def said_of(config: Config) -> Iterator[str]:
     book = _book(config)
     if book is None:
         return
-    yield f"{len(book)} exports were made at run time, in {config.tickets.directory}"
+    yield f"{plural(len(book), 'export was', 'exports were')} made at run time, in {config.tickets.directory}"
     for unread in book.unread:
         yield f"warning: {unread.file} is no ticket: {unread.why}"
     for kept in book.not_in_force():

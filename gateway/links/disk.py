@@ -62,10 +62,17 @@ Key = tuple[Hashable, str]
 
 
 class Disk:
-    """One export of one server. `keep` is called when its last user may have gone."""
+    """One export of one server. `keep` is called when its last user may have gone, `count_again` with how many
+    bytes were written once more after a loss.
+    """
 
     def __init__(
-        self, key: Key, losses: Losses, kin: Kin | None, keep: Callable[[Disk], None]
+        self,
+        key: Key,
+        losses: Losses,
+        kin: Kin | None,
+        keep: Callable[[Disk], None],
+        count_again: Callable[[Disk, int], None],
     ) -> None:
         self.key = key
         self.locks = RangeLocks(kin)
@@ -74,6 +81,7 @@ class Disk:
         self.turn = trio.Lock()
         """Whoever begins or exchanges the trunk has it."""
         self._keep = keep
+        self._count_again = count_again
         self._trunk: Trunk | None = None
         self.trunks: WeakSet[Trunk] = WeakSet()
         """All that lead to it and somebody has still: a session's own ones, too."""
@@ -103,19 +111,25 @@ class Disk:
         self._trunk = self.trunk
         self._keep(self)
 
+    def wrote_again(self, size: int) -> None:
+        """So many bytes were written once more after a loss."""
+        self._count_again(self, size)
+
 
 class Disks:
     """The disks of all servers. `make` gives the losses of a server's disk, by the disk's name; `start_soon`
-    begins a task.
+    begins a task; `count_again` is told of which disk how many bytes were written once more.
     """
 
     def __init__(
         self,
         make: Callable[[Server, str], Losses] = lambda _server, _name: Losses(),
         start_soon: Callable[[Callable[[], Awaitable[object]]], None] = lambda _task: None,
+        count_again: Callable[[Disk, int], None] = lambda _disk, _size: None,
     ) -> None:
         self._make = make
         self._start_soon = start_soon
+        self._count_again = count_again
         self._there: WeakValueDictionary[Key, Disk] = WeakValueDictionary()
         self._kept: OrderedDict[Disk, None] = OrderedDict()
         """Those of which somebody has still to be told something, in the order in which their last users left.
@@ -138,7 +152,7 @@ class Disks:
                 else self._kin.setdefault(server.disks, Kin())
             )
             losses = self._make(server, name)
-            disk = self._there[key] = Disk(key, losses, kin, self._look_at)
+            disk = self._there[key] = Disk(key, losses, kin, self._look_at, self._count_again)
             disk.fences.raised = partial(self._lift, weakref.ref(disk))
             if self._may_owe(key):
                 disk.losses.tell_the_next(NOT_REMEMBERED)

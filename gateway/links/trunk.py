@@ -72,6 +72,10 @@ class TrunksDisk(Protocol):
         """The trunk has gone."""
         ...
 
+    def wrote_again(self, size: int) -> None:
+        """So many bytes were written once more after a loss."""
+        ...
+
 
 class Trunk:
     """The links of one export. Whoever uses a trunk has a port of it (`gateway.links.uplink.Share`). It begins
@@ -132,6 +136,7 @@ class Trunk:
             say=self._say,
             changed=self._note_change,
             fences=disk.fences,
+            wrote_again=disk.wrote_again,
         )
         self._wires = Wires(self.bundle, hub, self._gone, self._break)
         self._links: dict[Line, Link] = {}

@@ -78,6 +78,8 @@ class Uplink(ABC):
         """How the upstream is spoken to."""
         self.quirks = first.quirks
         """Names of the quirks in force."""
+        self.cleared = first.cleared
+        """Transmission flags that the server sets and nobody is told."""
         self.rung: Rung = first.rung
         """How much of the protocol the server was found to bear."""
         self.socket = socket

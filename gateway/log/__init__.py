@@ -106,6 +106,8 @@ def set_up(settings: Log) -> None:
         # What is only kept takes no place from what is written.
         rates = _rates if _is_from(least, method) else _rates_of_kept
         if not rates.admits(line.pop(ORIGIN, None), str(line.get("event"))):
+            if rates is _rates:
+                COUNTED.drop()
             raise structlog.DropEvent
         return line
 

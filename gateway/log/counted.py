@@ -8,6 +8,7 @@ was lost.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Mapping
 
@@ -24,6 +25,18 @@ class Counted:
 
     def __init__(self) -> None:
         self._times: Counter[tuple[str, str]] = Counter()
+        self._lock = threading.Lock()
+        self._dropped = 0
+
+    @property
+    def dropped(self) -> int:
+        """How many lines were not written: there were too many of them, or no room."""
+        return self._dropped
+
+    def drop(self, count: int = 1) -> None:
+        """Lines are not written that should have been. Any thread may say so."""
+        with self._lock:
+            self._dropped += count
 
     def add(self, line: Mapping[str, object]) -> None:
         """Count a line."""

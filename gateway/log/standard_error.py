@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
+from gateway.log.counted import COUNTED
 from gateway.log.writer import LEAVE_SECONDS, Writer, flush_all
 
 RETRY_SECONDS = 1
@@ -133,6 +134,7 @@ class _Descriptor:
 
     def lose(self, count: int) -> None:
         """Count lines that are not written."""
+        COUNTED.drop(count)
         with self._lock:
             self._lost += count
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import trio
 
+from gateway.plural import plural
+
 MOST_LINES_A_SECOND = 50
 """More than a server says that has something to say to a person."""
 
@@ -49,7 +51,7 @@ class Heard:
             return
         self._second, self._told = second, 0
         if self._left_out:
-            self._tell(f"({self._left_out} lines of it are left out)")
+            self._tell(f"({plural(self._left_out, 'line of it is', 'lines of it are')} left out)")
             self._left_out = 0
 
     def _pass_on(self, line: bytes) -> None:

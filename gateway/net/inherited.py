@@ -24,6 +24,7 @@ import trio
 from gateway.config import Listen
 from gateway.net.listen import Listener, ListenError
 from gateway.net.socket_file import is_abstract, other_file
+from gateway.plural import plural
 from gateway.uri import NbdUri, Transport
 from gateway.wire.constants import DEFAULT_PORT
 from gateway.wire.handshake import shown
@@ -135,7 +136,8 @@ def _names(environment: MutableMapping[str, str]) -> list[str]:
     named = [""] * int(count) if names is None else names.split(":") if int(count) else []
     if len(named) != int(count):
         raise ListenError(
-            f'LISTEN_FDNAMES: expected {count} names with ":" between them, as LISTEN_FDS says, got "{names}"'
+            f'LISTEN_FDNAMES: expected {plural(int(count), "name")} with ":" between them, as LISTEN_FDS says,'
+            f' got "{names}"'
         )
     return named
 

@@ -13,7 +13,7 @@ give instead are why we leave none of this to the upstream (nbd-reference 2.3).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 
 from gateway.protocol.export import Offer
@@ -114,6 +114,8 @@ class RefusedCommand:
 
     error: Errno
     text: str
+    by: str = field(default="", compare=False)
+    """The policy that refuses it, by its name; empty: it is illegal."""
 
 
 def refusal(offer: Offer, word: int, offset: int, length: int) -> RefusedCommand | None:

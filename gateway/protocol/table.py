@@ -118,6 +118,10 @@ class Table:
     """Commands of one session that may be under way at a time."""
     said_by: str = ""
     """What the texts of refusals begin with."""
+    policy: str = ""
+    """The name of the policy that fills it now."""
+    read_only_by: str = ""
+    """The name of the policy by which the export is read-only; empty: it is not, or the server says so."""
 
     def __getitem__(self, command: Cmd) -> Row:
         return self.rows.get(command, FREE)
@@ -157,7 +161,9 @@ class Table:
 
     def refuse_flag(self, command: Cmd, flag: CmdFlag, *, error: Errno, text: str) -> None:
         """Refuse a command with a command flag."""
-        refused = RefusedCommand(error, f"{self.said_by}{command.name} with {flag.name}: {text}")
+        refused = RefusedCommand(
+            error, f"{self.said_by}{command.name} with {flag.name}: {text}", self.policy
+        )
         flags = ((int(flag), refused), *self[command].refused_flags)
         self._change(command, refused_flags=flags)
 
@@ -205,7 +211,7 @@ class Table:
             self.rows.pop(command, None)
 
     def _refused(self, command: Cmd, error: Errno, text: str) -> RefusedCommand:
-        return RefusedCommand(error, f"{self.said_by}{command.name}: {text}")
+        return RefusedCommand(error, f"{self.said_by}{command.name}: {text}", self.policy)
 
     def _change(self, command: Cmd, **changes: object) -> None:
         said: dict[str, object] = {name: getattr(self[command], name) for name in Row.__slots__}

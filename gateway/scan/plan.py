@@ -10,7 +10,7 @@ long for the upstream.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from types import MappingProxyType
 
@@ -28,7 +28,7 @@ from gateway.protocol.export import Export, Offer, longest_payload
 from gateway.protocol.table import ALL_COMMANDS, Ranges, Table
 from gateway.quirks import Dialect
 from gateway.wire import limits
-from gateway.wire.constants import BASE_ALLOCATION, Cmd, CmdFlag
+from gateway.wire.constants import BASE_ALLOCATION, Cmd, CmdFlag, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.framing import EXTENDED, Framing
 
@@ -103,9 +103,13 @@ class Plan:
 
     def refusal(self, word: int, offset: int, length: int) -> RefusedCommand | None:
         """Say why a request is refused, by a policy or because it is illegal; None if it is neither."""
-        return refused_by(self.table, word, offset, length) or refusal(
-            self.offer, word, offset, length
-        )
+        refused = refused_by(self.table, word, offset, length)
+        if refused is not None:
+            return refused
+        illegal = refusal(self.offer, word, offset, length)
+        if illegal is not None and illegal.error == Errno.EPERM:  # what it asks for writes
+            return replace(illegal, by=self.table.read_only_by)
+        return illegal
 
 
 PROPER = Dialect()

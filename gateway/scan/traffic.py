@@ -77,6 +77,7 @@ class Traffic:
         "plan",
         "postponed",
         "refused",
+        "refused_by",
         "stale",
         "timing",
         "to_client",
@@ -121,6 +122,8 @@ class Traffic:
         """(command, error) -> how many requests the client was told have failed with it."""
         self.refused: Counter[tuple[str, str]] = Counter()
         """The same of those that were answered here, without the server."""
+        self.refused_by: Counter[tuple[str, str, str]] = Counter()
+        """Of these, those that a policy has refused: (its name, command, error)."""
         self.observed = Observed()
         """What would have been done if nothing were only observed."""
         self.timing: Timing | None = None
@@ -196,7 +199,10 @@ class Traffic:
     def count_refusal(self, word: int, refused: RefusedCommand) -> None:
         """A request is answered here with an error."""
         self.count_error(word, refused.error)
-        self.refused[command_named(word), refused.error.name] += 1
+        command, error = command_named(word), refused.error.name
+        self.refused[command, error] += 1
+        if refused.by:
+            self.refused_by[refused.by, command, error] += 1
 
     def observe(self, word: int, would: RefusedCommand) -> None:
         """A request would be refused if what is only observed were in force."""

@@ -44,6 +44,7 @@ def add_done(totals: Totals, running: Relayed) -> None:
         totals.errors.update(traffic.errors)
     if traffic.refused:
         totals.refused.update(traffic.refused)
+        totals.refused_by.update(traffic.refused_by)
     totals.losses += traffic.debt.losses_seen
     if relaying.cause is not None and relaying.ended.is_set():
         totals.ended[str(relaying.cause)] += 1

@@ -25,6 +25,7 @@ from gateway.jobs.steps import Answer
 from gateway.jobs.translate import translate
 from gateway.links.disk import Disk
 from gateway.losses.rule import PROOF_SECONDS
+from gateway.plural import plural
 from gateway.protocol.commands import is_loss, text_of_error
 from gateway.sessions.service import Paused, Relayed, Service
 from gateway.sessions.settling import settled
@@ -131,7 +132,7 @@ class Holding:
         for running in self.sessions(*exports):
             session, traffic = running.relaying, running.traffic
             if not session.quiet:
-                what = f"{traffic.commands_in_flight} commands under way"
+                what = f"{plural(traffic.commands_in_flight, 'command')} under way"
                 client = running.membership.session.client.identity.peer
                 busy.append(f"{client} ({what if session.between_requests else 'half a request'})")
         for disk in {disk for export in exports for disk in self.disks(export)}:

@@ -37,6 +37,7 @@ from typing import Any
 import trio
 
 from gateway.links.trunk import Trunk
+from gateway.plural import plural
 from gateway.sessions.comparing import compare, open_and_compare, route_of
 from gateway.sessions.going_over import (
     GoingOver,
@@ -138,7 +139,9 @@ class Pauses:
             return f"{shown(export)} was paused already, and is for {lasts:g} s from now on"
         count = len(self.holding.sessions(export))
         self._service.log.info("export paused", export=export, sessions=count, seconds=lasts)
-        return f"{shown(export)}: {count} sessions held, {flushed} flushed, for {lasts:g} s"
+        return (
+            f"{shown(export)}: {plural(count, 'session')} held, {flushed} flushed, for {lasts:g} s"
+        )
 
     async def resume(self, exports: Exports, by: object = None) -> list[str]:
         """Have the sessions of exports go on. Say what was done. `by`: who has paused them. Only that is taken
@@ -170,7 +173,7 @@ class Pauses:
             self._service.log.info("export resumed", export=name, sessions=count)
             anew = reconnected[name].count
             words = f", {anew} of them over new connections" if anew else ""
-            done.append(f"{shown(name)}: {count} sessions go on{words}")
+            done.append(f"{shown(name)}: {plural(count, 'session goes', 'sessions go')} on{words}")
         if any(each.ended for each in reconnected.values()):
             ended = [each.in_words(name) for name, each in reconnected.items() if each.ended]
             raise NotDone("; ".join([*ended, *done]))
@@ -250,7 +253,7 @@ class Pauses:
             self._service.log.info(
                 "export switched", export=name, server=location.server.name, sessions=count
             )
-            words = f"{shown(name)}: {count} sessions went over to {location.server.name}"
+            words = f"{shown(name)}: {plural(count, 'session')} went over to {location.server.name}"
             done.append(f"{words}, and stay paused" if name in self._service.paused else words)
         return done
 

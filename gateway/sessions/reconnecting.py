@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import trio
 
+from gateway.plural import plural
 from gateway.sessions.going_over import GoingOver, others, trunk_of
 from gateway.sessions.holding import Holding, NotDone, Within
 from gateway.sessions.service import Relayed, Service
@@ -37,7 +38,7 @@ class Reconnected:
 
     def in_words(self, export: str) -> str:
         """Say of an export that sessions have ended."""
-        return f"{shown(export)}: {self.ended} sessions have ended: {self.why}"
+        return f"{shown(export)}: {plural(self.ended, 'session has', 'sessions have')} ended: {self.why}"
 
 
 class Reconnecting:

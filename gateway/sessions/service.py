@@ -119,6 +119,8 @@ class Service:
     servers: Mapping[str, Server]
     hub: Hub
     log: FilteringBoundLogger
+    config_loaded: float = field(default_factory=time.time)
+    """When that configuration came into force, in seconds of `time.time`."""
     draining: bool = False
     """Shutting down: no export is opened any more."""
     told_to_end: bool = False
@@ -160,7 +162,7 @@ class Service:
     def __post_init__(self) -> None:
         self.config, self.access = self.in_force(self.config, self.tickets)
         self.take_tickets(self.tickets)
-        self.disks = Disks(self._losses_of, self.hub.start_soon)
+        self.disks = Disks(self._losses_of, self.hub.start_soon, self._count_again)
         self.changed = trio.Event()
         """Set, and replaced, when there are other upstreams, or there is another reason to leave one alone."""
         self.turned_away: Tally[str] = Tally(TURNED_AWAY_LOG_SECONDS, self._say_turned_away)
@@ -217,6 +219,12 @@ class Service:
             self.log.warning(what, upstream=server.name, export=name, **details)
 
         return Losses(self.hub.soon, partial(self.hub.later, PROOF_SECONDS), say)
+
+    def _count_again(self, disk: Disk, size: int) -> None:
+        """Count what was written once more with all exports whose sessions are on the disk."""
+        self.counts.add_replayed(
+            {each.opened.counted_as for each in self.running if each.disk is disk}, size
+        )
 
     def disk_at(self, location: Location) -> Disk:
         """Give the disk at a location: the same one, whatever leads there."""
@@ -294,6 +302,7 @@ class Service:
         for policy, error in access.inherit(self.access):
             self.log.error("a policy failed at a reload", policy=policy, exc_info=error)
         self.config, self.access, self.servers = config, access, servers
+        self.config_loaded = time.time()
         for name, location in list(self.switched.items()):
             if config.route(name) is None:
                 del self.switched[name]

@@ -226,7 +226,7 @@ def _shown(who: Identity) -> dict[str, str]:
 
 def _log_repairs(service: Service, opened: Opened) -> None:
     server = opened.location.server
-    for quirk in server.told.count_repairs(opened.uplink.quirks):
+    for quirk in server.told.count_repairs(opened.uplink.quirks, opened.uplink.cleared):
         say = service.log.warning if quirk.risks_data else service.log.info
         say("repairing", upstream=server.name, quirk=quirk.name, what=quirk.summary)
 

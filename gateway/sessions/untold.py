@@ -8,6 +8,7 @@ from typing import Any
 
 from gateway.links.disk import Disk, Key
 from gateway.losses.rule import Untold
+from gateway.plural import plural
 from gateway.sessions.service import Service
 from gateway.wire.handshake import shown
 from gateway.wire.ranges import Range
@@ -43,7 +44,8 @@ def _where(ranges: Iterable[Range]) -> str:
     size = sum(end - start for start, end in all_ranges)
     named = ", ".join(f"{start}-{end - 1}" for start, end in all_ranges[:MOST_RANGES])
     more = len(all_ranges) - MOST_RANGES
-    return f"{size} bytes ({named}{f' and {more} ranges more' if more > 0 else ''})"
+    rest = f" and {plural(more, 'range')} more" if more > 0 else ""
+    return f"{plural(size, 'byte')} ({named}{rest})"
 
 
 def losses_shown(service: Service, export: str | None = None) -> dict[str, Any]:

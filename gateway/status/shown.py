@@ -80,6 +80,7 @@ async def gateway_shown(
         "version": __version__,
         "compiled_pump": is_compiled(),
         "started": iso_time(began),
+        "config_loaded": iso_time(service.config_loaded),
         "uptime_seconds": round(time.time() - began, 1),
         "draining": service.draining,
         "older": older,
@@ -112,6 +113,7 @@ async def gateway_shown(
             {"event": event, "upstream": upstream or None, "times": times}
             for (event, upstream), times in COUNTED.times().items()
         ],
+        "log_lines_dropped": COUNTED.dropped,
     }
 
 
@@ -250,7 +252,7 @@ async def _export_shown(
         await trio.lowlevel.checkpoint()
     if name in (ended := service.counts.by_export()):
         done.add(ended[name])
-        done.seconds = ended[name].seconds
+        done.seconds, done.replayed_bytes = ended[name].seconds, ended[name].replayed_bytes
     paused = service.paused.get(name)
     return {
         "export": name,
@@ -286,8 +288,10 @@ def _upstream_shown(service: Service, server: Server, sessions: int, *, serves: 
         "why": server.why_down or (None if serves else server.unusable) or None,
         "sessions": sessions,
         "connections": sum(sock.fileno() >= 0 for sock in server.links),
+        "ready": 0 if server.warm is None else server.warm.count,
         "most_connections": server.settings.max_connections,
         "repaired": dict(sorted(server.told.repaired.items())),
+        "flags_cleared": dict(sorted(server.told.cleared.items())),
         "seconds": as_said(service.counts.upstream_seconds.get(server.name, {})),
     }
 

@@ -80,6 +80,7 @@ async def _row(
                 untold += bool(each.traffic.debt.why)
         await trio.lowlevel.checkpoint()
     done.add(ended)
+    done.replayed_bytes = ended.replayed_bytes
     totals = done.as_said()
     del totals["seconds"]  # metrics have them of the gateway and its upstreams
     return {

@@ -27,6 +27,7 @@ import trio
 
 from gateway.admin.control import ControlAnswer, Misunderstood, Verb, no_arguments
 from gateway.hub.ends import Cause
+from gateway.plural import plural
 from gateway.sessions.service import Relayed, Service
 from gateway.status.pages import PAGE, AnswerPage, in_slices, next_ones
 from gateway.status.shown import (
@@ -182,7 +183,11 @@ def verbs_of(service: Service, stuck: Stuck, house: House) -> dict[str, Verb]:
             return _no(f"there is no upstream {shown(name)}")
         sessions = sum(each.opened.location.server.name == name for each in service.running)
         word = "disabled" if disabled else "enabled"
-        rest = f"; {sessions} sessions go on" if disabled and sessions else ""
+        rest = (
+            f"; {plural(sessions, 'session goes', 'sessions go')} on"
+            if disabled and sessions
+            else ""
+        )
         return ControlAnswer(True, (f"upstream {name} is {word}{rest}",))
 
     return {

@@ -29,6 +29,7 @@ from gateway.access.chain import Placed
 from gateway.access.named import POLICIES_ALONE
 from gateway.config import Config, NoTicket, Ticket
 from gateway.config.tickets import misfits, ticket_of
+from gateway.plural import plural
 from gateway.tickets.clock import OF_THE_MACHINE, Clock
 from gateway.tickets.kept import REJOIN_SECONDS, IssuedTicket, Over, seconds_of, text_of
 from gateway.tickets.store import MAX_TICKETS, Store, Unread, file_of, read_all
@@ -121,7 +122,9 @@ class Book:
         for unread in self.unread[:MOST_TOLD]:
             self._log.warning("ticket not read", file=unread.file, why=unread.why)
         if (more := len(self.unread) - MOST_TOLD) > 0:
-            self._log.warning("ticket not read", file=f"{more} files more", why="see those before")
+            self._log.warning(
+                "ticket not read", file=f"{plural(more, 'file')} more", why="see those before"
+            )
         for kept in self.not_in_force()[:MOST_TOLD]:
             self._log.warning("ticket is not in force", export=kept.name, why=kept.why_not)
 

@@ -22,6 +22,7 @@ from gateway.handover.channel import Channel, closing_descriptors, pair
 from gateway.handover.homes import door_of
 from gateway.handover.message import ChannelMessage, NotUnderstood, common
 from gateway.net.listen import ListenError, open_listener
+from gateway.plural import plural
 from gateway.upgrade.children import commands_of
 from gateway.upgrade.doors import ADMIN, CONTROL, LISTEN, PIDFILE, doors_said
 from gateway.upgrade.draining import Draining
@@ -93,12 +94,11 @@ class Older:
         count_ = len(self._host.clients)
         if not count_:
             return f"process {os.getpid()} has no clients and ends"
-        clients = "1 client" if count_ == 1 else f"{count_} clients"
         until = "until they leave"
         if self.deadline_at is not None:
             left = max(0.0, self.deadline_at - trio.current_time())
             until += f", for {left:.0f} s at most"
-        return f"process {os.getpid()} has {clients} {until}"
+        return f"process {os.getpid()} has {plural(count_, 'client')} {until}"
 
     def how_far(self) -> str | None:
         """Say how far this is, to who asks for another upgrade; None: the gateway was told to end."""

@@ -26,6 +26,8 @@ class Link:
     """How much of the protocol the server was found to bear."""
     slot: Slot
     """Its slot among the upstream's connections."""
+    cleared: int = 0
+    """Transmission flags that the server sets and nobody is told: it does not keep what they promise."""
     peer: Peer = UNKNOWN
     """Who is at the other end."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from gateway.quirks import Quirk, catalogue
 from gateway.upstream.circuits import Outage
+from gateway.wire.constants import TransmissionFlag as Flag
 
 MAX_SAID = 1000
 """Of how many exports we remember what was said: clients choose the names."""
@@ -64,6 +65,8 @@ class Said:
     def __init__(self) -> None:
         self.repaired: Counter[str] = Counter()
         """Links on which each quirk was in force, by its name."""
+        self.cleared: Counter[str] = Counter()
+        """Links on which each transmission flag was set that is not believed, by its name."""
         self._said: set[tuple[str, str]] = set()
 
     def is_news(self, export: str, what: str) -> bool:
@@ -75,9 +78,12 @@ class Said:
         self._said.add((export, what))
         return True
 
-    def count_repairs(self, quirks: Iterable[str]) -> list[Quirk]:
-        """Count the quirks of a link that serves a client; give those that are in force for the first time."""
+    def count_repairs(self, quirks: Iterable[str], cleared: int) -> list[Quirk]:
+        """Count the quirks of a link that serves a client, and the transmission flags that are not believed;
+        give the quirks that are in force for the first time.
+        """
         names = list(quirks)
+        self.cleared.update(flag.name for flag in Flag(cleared) if flag.name is not None)
         new = [catalogue()[name] for name in names if name not in self.repaired]
         self.repaired.update(names)
         return new

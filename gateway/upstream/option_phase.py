@@ -377,7 +377,10 @@ class OptionPhase:
         if guarded is not None:
             sock = guarded(sock)
         self._server.links.add(sock)
-        self._opened = Link(sock, export, dialect, names, self.rung, self._handshake.slot, peer)
+        cleared = answer.export.flags & ~export.flags
+        self._opened = Link(
+            sock, export, dialect, names, self.rung, self._handshake.slot, cleared, peer
+        )
         if early:
             raise LostTheWay(f"{len(early)} bytes came that nothing asked for")
         return self._opened

@@ -15,6 +15,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import zip_longest
 from typing import Any, Literal
 
@@ -29,6 +30,9 @@ PREFIX = "nbd_gateway_"
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 END = b"# EOF\n"
+
+NO_POLICY = "none"
+"""In place of the name of a policy."""
 
 Kind = Literal["gauge", "counter", "histogram", "info"]
 Value = tuple[tuple[str, ...], float]
@@ -94,7 +98,7 @@ def _of_exports(values: Callable[[Mapping[str, Any]], Iterable[Value]]) -> Any:
 
     def read(snapshot: Snapshot) -> Iterator[Value]:
         for each in snapshot.exports:
-            if each["totals"]["sessions"]:
+            if each["totals"]["sessions"] or each["totals"]["replayed_bytes"]:
                 for labels, number in values(each):
                     yield (each["export"], *labels), number
 
@@ -189,9 +193,15 @@ def _requests(export: Mapping[str, Any]) -> Iterator[Value]:
 
 
 def _refused(export: Mapping[str, Any]) -> Iterator[Value]:
+    """Those of policies, and those that none has refused: they are illegal."""
+    by_policies: dict[str, int] = {}
+    for policy, refused in export["totals"]["refused_by"].items():
+        for what, times in refused.items():
+            by_policies[what] = by_policies.get(what, 0) + times
+            yield (policy, *what.split(" ", 1)), times
     for what, times in export["totals"]["refused"].items():
-        command, error = what.split(" ", 1)
-        yield (command, error), times
+        if illegal := times - by_policies.get(what, 0):
+            yield (NO_POLICY, *what.split(" ", 1)), illegal
 
 
 def _bytes(export: Mapping[str, Any]) -> Iterator[Value]:
@@ -200,10 +210,13 @@ def _bytes(export: Mapping[str, Any]) -> Iterator[Value]:
             yield (direction,), size
 
 
-def _quirks(snapshot: Snapshot) -> Iterator[Value]:
-    for each in snapshot.status["upstreams"]:
-        for quirk in each["repaired"]:
-            yield (each["upstream"], quirk), 1
+def _once(name: str) -> Callable[[Snapshot], Iterable[Value]]:
+    """Read what is named of an upstream, whatever the numbers say how often it was."""
+    return lambda snapshot: [
+        ((each["upstream"], what), 1)
+        for each in snapshot.status["upstreams"]
+        for what in each[name]
+    ]
 
 
 METRICS = (
@@ -325,8 +338,8 @@ METRICS = (
     MetricRow(
         "refusals",
         "counter",
-        "Requests that failed here, without the server.",
-        ("export", "command", "result"),
+        "Requests that failed here, without the server; by which policy refuses them (none: they are illegal).",
+        ("export", "policy", "command", "result"),
         _of_exports(_refused),
     ),
     MetricRow(
@@ -380,9 +393,13 @@ METRICS = (
     MetricRow(
         "upstream_connections",
         "gauge",
-        "Connections to the server.",
-        ("upstream",),
-        _of_upstreams(lambda each: each["connections"]),
+        "Connections to the server: used by sessions, or kept ready for the next ones.",
+        ("upstream", "state"),
+        lambda s: [
+            ((each["upstream"], state), each[name])
+            for each in s.status["upstreams"]
+            for state, name in (("used", "connections"), ("ready", "ready"))
+        ],
     ),
     MetricRow(
         "upstream_most_connections",
@@ -403,7 +420,14 @@ METRICS = (
         "gauge",
         "What the server gets wrong, and is mended.",
         ("upstream", "quirk"),
-        _quirks,
+        _once("repaired"),
+    ),
+    MetricRow(
+        "flags_cleared",
+        "gauge",
+        "Transmission flags that the server sets, and clients are not told: it does not keep their promise.",
+        ("upstream", "flag"),
+        _once("flags_cleared"),
     ),
     MetricRow(
         "disks_with_losses_untold",
@@ -427,6 +451,22 @@ METRICS = (
         _of_exports(lambda each: [((), each["losses_untold"])]),
     ),
     MetricRow(
+        "replayed_bytes",
+        "counter",
+        "Bytes that were written once more because a server had lost them, with each export of that disk.",
+        ("export",),
+        _of_exports(lambda each: [((), each["totals"]["replayed_bytes"])]),
+        unit="bytes",
+    ),
+    MetricRow(
+        "config_loaded_seconds",
+        "gauge",
+        "When the configuration came into force, in seconds since 1970.",
+        (),
+        _one(lambda s: datetime.fromisoformat(s["config_loaded"]).timestamp()),
+        unit="seconds",
+    ),
+    MetricRow(
         "reloads",
         "counter",
         "Attempts to take the configuration up anew.",
@@ -448,6 +488,13 @@ METRICS = (
         "How often each event of the log was, whatever its level is, and however many lines were left out.",
         ("event", "upstream"),
         _all_events,
+    ),
+    MetricRow(
+        "log_lines_dropped",
+        "counter",
+        "Lines of the log that were not written: there were too many of them, or no room.",
+        (),
+        _one(lambda s: s["log_lines_dropped"]),
     ),
     MetricRow(
         "certificate_expiry_seconds",

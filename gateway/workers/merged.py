@@ -134,6 +134,7 @@ _STATUS: Mapping[str, Callable[[Sequence[Mapping[str, Any]], str], Any]] = {
     "version": _first,
     "compiled_pump": _first,
     "started": _first,
+    "config_loaded": _latest,
     "uptime_seconds": _latest,
     "draining": _any,
     "older": _first,
@@ -156,6 +157,7 @@ _STATUS: Mapping[str, Callable[[Sequence[Mapping[str, Any]], str], Any]] = {
     "totals": _tables,
     "hub": _tables,
     "events": _events,
+    "log_lines_dropped": _sum,
 }
 """How each name of `status` is put together."""
 
@@ -227,7 +229,9 @@ def upstream(same: list[Mapping[str, Any]]) -> Shown:
         "why": next((each["why"] for each in same if each["state"] == state and each["why"]), None),
         "sessions": sum(each["sessions"] for each in same),
         "connections": sum(each["connections"] for each in same),
+        "ready": sum(each["ready"] for each in same),
         "repaired": added(each["repaired"] for each in same),
+        "flags_cleared": added(each["flags_cleared"] for each in same),
         "seconds": added(each["seconds"] for each in same),
     }
 

@@ -37,7 +37,13 @@ IS_DOING: Shown = {
 """Of `status`: what is true of a worker that is there, and what of one that is none."""
 
 A_LISTENER_IS: Shown = {"clients": 0, "drained": False, "sessions_end_in_seconds": None}
-AN_UPSTREAM_IS: Shown = {"state": "unknown", "why": None, "sessions": 0, "connections": 0}
+AN_UPSTREAM_IS: Shown = {
+    "state": "unknown",
+    "why": None,
+    "sessions": 0,
+    "connections": 0,
+    "ready": 0,
+}
 
 
 class Past:

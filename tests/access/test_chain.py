@@ -241,6 +241,23 @@ def test_no_policies() -> None:
     assert compiled.table == Table(seen.size)
 
 
+def test_who_refuses_is_known() -> None:
+    """By name, wherever a policy stands, for whoever counts refusals by policy."""
+    seen = view()
+    compiled = compile_chain(
+        chain(Protect(start=0, end=8), Readonly(), Refuse(command=Cmd.TRIM)), seen
+    )
+    refused = compiled.table[Cmd.TRIM].refusal(Cmd.TRIM, 0, 64, 1)
+    assert refused is not None
+    assert refused.by == "refuse"
+    barred = compiled.table[Cmd.WRITE].refusal(Cmd.WRITE, 0, 0, 1)
+    assert barred is not None
+    assert barred.by == "protect"
+    assert compiled.table.read_only_by == "readonly"
+    shown = replace(seen, flags=seen.flags | Flag.READ_ONLY)
+    assert compile_chain(chain(Readonly()), shown).table.read_only_by == ""  # the server says so
+
+
 @pytest.mark.parametrize(
     ("policies", "expected"),
     [

@@ -229,7 +229,7 @@ async def test_sessions_of_a_drained_listener_end_at_the_deadline_and_no_others(
         client, other = await made.session("a"), await made.session("b")
         uri = f"nbd+unix:///?socket={workdir}/a"
         assert await made.drain(listener=uri, deadline=60) == (
-            f"{uri} takes no more clients; 1 are there, and may go on for 60 s",
+            f"{uri} takes no more clients; 1 is there, and may go on for 60 s",
         )
         await made.pass_(50)
         await works(client)

@@ -100,7 +100,11 @@ async def test_a_session_stays_where_it_is_and_new_ones_go_where_the_file_says(
     async with house(workdir, LISTEN + MEMORY) as gateway:
         first = await gateway.session()
         await first.error(Cmd.WRITE, 0, 512, data=BLOCK)
+        loaded = gateway.service.config_loaded
+        assert not (await gateway.reload("nonsense")).ok
+        assert gateway.service.config_loaded == loaded
         assert (await gateway.reload(LISTEN + MEMORY.replace("1M", "2M"))).ok
+        assert gateway.service.config_loaded > loaded
         second = await gateway.session()
         assert await second.read(0, 512) == bytes(512)
         assert await first.read(0, 512) == BLOCK

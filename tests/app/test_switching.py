@@ -268,7 +268,7 @@ async def test_all_that_a_pattern_matches(workdir: Path) -> None:
         answer = await made.ask("pause", export="vm-*", all=True)
         assert answer.done == (
             "'vm-1': 0 sessions held, 0 flushed, for 300 s",
-            "'vm-2': 1 sessions held, 1 flushed, for 300 s",
+            "'vm-2': 1 session held, 1 flushed, for 300 s",
         )
         assert made.paused == {"vm-1", "vm-2"}
         answer = await made.ask("resume", export="*")
@@ -307,7 +307,7 @@ async def test_all_of_a_server(workdir: Path) -> None:
         assert await one.error(Cmd.WRITE, 0, 512, data=BLOCK) == 0
         answer = await made.ask("switch", upstream="u", uri=there)
         assert [each.split(": ")[0] for each in answer.done] == ["'vm-1'", "'vm-2'"]
-        assert all("1 sessions went over" in each for each in answer.done)
+        assert all("1 session went over" in each for each in answer.done)
         assert await one.read(0, 512) == await two.read(0, 512) == bytes(512)
         answer = await made.ask("pause", upstream="u")
         assert "upstream 'u' has no export that there is now" in answer.problems[0]
@@ -572,7 +572,7 @@ async def test_disks_that_are_left_are_shown_as_long_as_they_owe_something(workd
         [shown] = (await made.ask("losses")).done
         assert shown.startswith("'vm-1' of upstream u: 512 bytes")
         service.disks._named[service.servers["u"].disks, b"hash"] = None
-        assert (await made.ask("losses")).done[1].startswith("1 disks more")
+        assert (await made.ask("losses")).done[1].startswith("1 disk more")
         assert len((await made.ask("losses", forget=True)).done) == 2
         assert (await made.ask("losses")).done == (
             "nothing is lost that somebody has still to be told of",

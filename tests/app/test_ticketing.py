@@ -126,7 +126,7 @@ async def test_one_is_made_listed_used_renewed_and_removed(workdir: Path) -> Non
         listing.negotiation.list_exports()
         assert not (await listing.answered()).exports
         answer = await do(gateway, "remove", export=name)
-        assert "; 1 sessions end" in answer.done[0]
+        assert "; 1 session ends" in answer.done[0]
         assert await session.rest() == b""
         assert await causes(gateway, 1) == [Cause.BY_OPERATOR]
         assert (await refused(gateway, name))[0] == Rep.ERR_UNKNOWN

@@ -451,6 +451,21 @@ def test_what_was_being_written_again_is_waited_for() -> None:
         assert it.asked() == [Cmd.WRITE]
 
 
+def test_what_is_written_again_is_counted_when_all_of_it_is() -> None:
+    it = _replaying()
+    counted: list[int] = []
+    it.bundle.work.wrote_again = counted.append
+    it.link()
+    for number in range(2):
+        it.write(number * len(DATA))
+        it.answer()
+    it.lose()
+    it.link()
+    assert counted == []
+    it.answer()
+    assert counted == [2 * len(DATA)]
+
+
 def test_what_is_adopted_waits_for_the_link_that_it_comes_from() -> None:
     for ends in (True, False):
         it = Losing()

@@ -81,7 +81,7 @@ def test_people_get_tables(tmp_path: Path) -> None:
     assert re.search(rf'^\S+-1 +"" +main .* {READS + WRITES} .* -$', sessions, re.MULTILINE)
     assert re.search(r'^"" +main +1 +1 ', exports, re.MULTILINE)
     assert re.search(r"^main +up +1 +1 ", upstreams, re.MULTILINE)
-    assert top.startswith("1 sessions, 0 stuck\n")
+    assert top.startswith("1 session, 0 stuck\n")
 
 
 def test_only_those_that_are_meant(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_drained_listener_takes_nobody_until_it_is_undrained(tmp_path: Path) -
         "drain nbd://nowhere",
     )
     assert [status for status, _out, _err in said] == [0, 0, 1, 0, 0, 1], said
-    assert "takes no more clients; 1 are there" in said[0][1]
+    assert "takes no more clients; 1 is there" in said[0][1]
     states = [json.loads(said[n][1])["listeners"][0]["drained"] for n in (1, 4)]
     assert states == [True, False]
     assert "there is no listener" in said[5][2]
@@ -142,7 +142,7 @@ def test_a_disabled_upstream_refuses_new_clients_alone(tmp_path: Path) -> None:
         "disable other",
     )
     assert [said[n][0] for n in (0, 1, 3, 4, 5, 6)] == [0, 0, 0, 0, 0, 1], said
-    assert "1 sessions go on" in said[0][1]
+    assert "1 session goes on" in said[0][1]
     states = [json.loads(said[n][1])["upstreams"][0]["state"] for n in (1, 5)]
     assert states == ["disabled", "up"]
     assert said[2][0] == 1

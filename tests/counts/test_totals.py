@@ -10,6 +10,8 @@ def some(sessions: int = 1, reads: int = 2) -> Totals:
     totals.requests["READ"], totals.bytes["READ"] = reads, 4096 * reads
     totals.errors["READ", "EIO"] = 1
     totals.ended["client-disc"] = sessions
+    totals.refused["WRITE", "EPERM"] = 2
+    totals.refused_by["protect", "WRITE", "EPERM"] = 1
     return totals
 
 
@@ -20,8 +22,10 @@ def test_totals_add_up() -> None:
         "requests": {"READ": 5},
         "bytes": {"READ": 5 * 4096},
         "errors": {"READ EIO": 2},
-        "refused": {},
+        "refused": {"WRITE EPERM": 4},
+        "refused_by": {"protect": {"WRITE EPERM": 2}},
         "losses": 0,
+        "replayed_bytes": 0,
         "seconds": {},
     }
 
@@ -44,3 +48,14 @@ def test_names_of_clients_take_no_more_room() -> None:
         counts.add(f"made up {number}", some())
     assert len(counts.by_export()) == MOST_EXPORTS + 1
     assert together(counts.by_export().values()).sessions == 3 * MOST_EXPORTS
+
+
+def test_what_is_written_again_is_counted_with_each_export_of_the_disk() -> None:
+    counts = Counts(2)
+    counts.add("a", some())
+    counts.add_replayed({"a", "b"}, 512)
+    counts.add_replayed({"c", "d"}, 10)  # both are counted as other, and it was written once
+    counts.add_replayed((), 1)  # all have gone who wrote it
+    found = {name: each.replayed_bytes for name, each in counts.by_export().items()}
+    assert found == {"a": 512, "b": 512, OTHER: 11}
+    assert counts.all().replayed_bytes == 523

@@ -127,7 +127,7 @@ def test_a_copy_comes_to_its_end_where_it_is_left_the_time(servers: Servers, wor
     drained = attempt(
         *(sys.executable, "-m", "gateway", "drain", "--end", "--socket", place.control)
     )
-    assert f"1 sessions may go on for {HANG_SECONDS:g} s" in drained.out, str(drained)
+    assert f"1 session may go on for {HANG_SECONDS:g} s" in drained.out, str(drained)
     assert not place.socket.exists()
     status = run(sys.executable, "-m", "gateway", "status", "--socket", place.control)
     assert "shuts down" in status

@@ -210,7 +210,7 @@ def test_a_copy_of_a_paused_disk(servers: Servers, workdir: Path) -> None:
     wait_until(lambda: client.output.count("\n") > 50, "it counts")
     done = gateway.do("pause", "d")
     assert done.status == 0, str(done)
-    assert "1 sessions held, 1 flushed" in done.out
+    assert "1 session held, 1 flushed" in done.out
     said = int(client.output.split()[-1])
     copy = workdir / "copy"
     shutil.copyfile(disk, copy)
@@ -323,8 +323,8 @@ def test_a_command_runs_while_it_is_paused(servers: Servers, workdir: Path) -> N
     done = gateway.do("pause", "d", "--", "sh", "-c", script, "sh", copy)
     assert done.status == 7, str(done)
     assert done.out == f"same: {copy}\n"
-    assert "1 sessions held, 1 flushed" in done.err
-    assert "1 sessions go on" in done.err
+    assert "1 session held, 1 flushed" in done.err
+    assert "1 session goes on" in done.err
     goes_on(client)
     assert gateway.do("pause", "d", "--", "true").status == 0
     assert gateway.do("pause", "d", "--", workdir / "no such").status == 127

@@ -21,6 +21,7 @@ from gateway.log import (
     say_left_out,
     set_up,
 )
+from gateway.log.counted import COUNTED
 from gateway.log.rates import LINES_OF_A_KIND
 
 Capture = pytest.CaptureFixture[str]
@@ -45,6 +46,7 @@ async def test_what_is_too_much_is_counted(
 ) -> None:
     log = logger(Log(format="json"), clock=trio.current_time)
     client = log.bind(client="10.0.0.1:4711", **{ORIGIN: "10.0.0.1"})
+    dropped = COUNTED.dropped
     async with trio.open_nursery() as nursery:
         nursery.start_soon(say_left_out)
         for _ in range(25):
@@ -68,6 +70,7 @@ async def test_what_is_too_much_is_counted(
                 "clients": {"10.0.0.1": 15},
             }
         ]
+        assert COUNTED.dropped == dropped + 15
         await trio.sleep(10)
         assert said(capsys) == []
         for _ in range(11):

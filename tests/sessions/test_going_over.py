@@ -184,13 +184,13 @@ async def test_names_of_one_disk_that_are_taken_together(
         one, other = await made.client("a"), await made.client("b")
         assert await write(one) == 0
         done = await made.pauses.switch(["a", "b"], there.target(made), close_first=close_first)
-        assert done == [f"{name!r}: 1 sessions went over to another" for name in "ab"]
+        assert done == [f"{name!r}: 1 session went over to another" for name in "ab"]
         await settled()
         assert (here.now, there.now) == (0, {"per client": 2, "shared": 1, "several": 4}[mode])
         assert await write(one) == 0
         assert await read_back(other) == CONTENT
         done = await made.pauses.pause(["a", "b"])
-        assert [each[:20] for each in done] == ["'a': 1 sessions held", "'b': 1 sessions held"]
+        assert [each[:19] for each in done] == ["'a': 1 session held", "'b': 1 session held"]
         await made.pauses.resume(["a", "b"])
 
 
@@ -345,7 +345,7 @@ async def test_another_name_has_had_the_link_flushed(
                 assert not session.link_lost
                 proof.set()
                 assert (await other.simple_reply())[1] == 0
-            assert done == [["'a': 1 sessions went over to another"]]
+            assert done == [["'a': 1 session went over to another"]]
             assert await read_back(one) == bytes(BLOCK)
             assert await read_back(other) == CONTENT
             assert not session.ended.is_set()

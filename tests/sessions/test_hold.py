@@ -267,7 +267,7 @@ async def test_a_pause_flushes_and_holds_until_it_is_resumed(
         client = await made.client()
         assert await write(client) == 0
         [done] = await made.pauses.pause("")
-        assert "1 sessions held, 1 flushed" in done
+        assert "1 session held, 1 flushed" in done
         assert asked == [Cmd.WRITE, Cmd.FLUSH]
         [done] = await made.pauses.pause("", lasts=100)
         assert "paused already" in done

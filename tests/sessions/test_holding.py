@@ -65,7 +65,7 @@ async def test_a_loss_that_is_accepted_is_told_all_the_same(
     async with two_servers(MODES[mode]) as (made, here, there):
         client = await loses(made, here)
         [done] = await made.pauses.pause("", accept_loss=True, lasts=1000)
-        assert "1 sessions held, 1 flushed" in done
+        assert "1 session held, 1 flushed" in done
         with pytest.raises(NotDone, match=OWED):
             await made.pauses.switch("", there.target(made), close_first=close_first)
         target = there.target(made)
@@ -129,7 +129,7 @@ async def test_what_another_has_left_is_covered_by_the_flush_of_who_was_there(
         await client.stream.aclose()
         await settled()
         [done] = await made.pauses.pause("")
-        assert "1 sessions held, 1 flushed" in done
+        assert "1 session held, 1 flushed" in done
 
 
 async def test_a_flush_that_fails_names_what_it_may_have_lost(
@@ -150,7 +150,7 @@ async def test_a_flush_that_fails_names_what_it_may_have_lost(
         with pytest.raises(NotDone, match=OWED):
             await made.pauses.pause("")
         [done] = await made.pauses.pause("", accept_loss=True)
-        assert "1 sessions held" in done
+        assert "1 session held" in done
         await made.pauses.resume("")
         assert (await client.simple_reply_to(Cmd.FLUSH))[1] == Errno.EIO
         # Of what was not tried nothing is lost, and nothing is durable.

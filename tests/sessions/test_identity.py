@@ -434,7 +434,7 @@ async def test_a_pause_that_ends_before_another_disk(
             if by_itself:
                 await trio.sleep(1000)
             else:
-                with pytest.raises(NotDone, match=r"1 sessions have ended: .*another disk"):
+                with pytest.raises(NotDone, match=r"1 session has ended: .*another disk"):
                     await pauses.resume("")
             assert not house.gateway.service.paused
             assert await has_ended(client)
@@ -458,7 +458,7 @@ async def test_a_pause_that_ends_before_the_same_disk(
             server.start()
             await trio.sleep(50)
             [done] = await pauses.resume("")
-            assert "1 sessions go on, 1 of them over new connections" in done
+            assert "1 session goes on, 1 of them over new connections" in done
             assert await read(client) == (0, CONTENT)
         await put(client, BLOCK)
         back_as(server, bytes(BLOCK) + now(server)[BLOCK:])
@@ -476,7 +476,7 @@ async def test_only_those_end_whose_disk_is_not_there(
         await pauses.pause("")
         back_as(server, bytes(SIZE))
         await at_rest()
-        with pytest.raises(NotDone, match=r"1 sessions have ended: .*: 1 sessions go on"):
+        with pytest.raises(NotDone, match=r"1 session has ended: .*: 1 session goes on"):
             await pauses.resume("")
         assert await has_ended(client)
         assert await goes_on(house, reader) == bytes(BLOCK)
@@ -517,7 +517,7 @@ async def test_nbd_server_with_copy_on_write_is_known_for_it_in_a_pause(
         server.cut_one(0)
         server.cut_one(1)
         await at_rest()
-        with pytest.raises(NotDone, match=r"1 sessions have ended: .*nbd-server-own-disks"):
+        with pytest.raises(NotDone, match=r"1 session has ended: .*nbd-server-own-disks"):
             await pauses.resume("")
         assert await has_ended(client)
         assert await goes_on(house, reader) == bytes(BLOCK)

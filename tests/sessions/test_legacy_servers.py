@@ -305,7 +305,9 @@ async def test_each_repair_is_logged_once_and_counted() -> None:
                     await client.go()
     said = [line["quirk"] for line in lines if line["event"] == "repairing"]
     assert sorted(said) == ["qemu-multi-conn-bit", "qemu-offset-reads"]
-    assert gateway.service.servers["main"].told.repaired == dict.fromkeys(said, 3)
+    told = gateway.service.servers["main"].told
+    assert told.repaired == dict.fromkeys(said, 3)
+    assert told.cleared == {"CAN_MULTI_CONN": 3}
 
 
 async def test_q_l8_a_trim_of_almost_4_gib_goes_in_pieces() -> None:

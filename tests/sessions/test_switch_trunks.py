@@ -236,7 +236,7 @@ async def test_a_server_that_comes_back_in_a_pause_is_used_again(
         here.up = True
         await trio.sleep(10)
         [done] = await made.pauses.resume("")
-        assert done == "'': 1 sessions go on"
+        assert done == "'': 1 session goes on"
         assert trunks(made) == before
         assert await read_back(client) == CONTENT
 
@@ -291,7 +291,7 @@ async def test_other_names_of_the_export_are_not_taken_along(
         here.up = True
         assert await read_back(other) == CONTENT
         [done] = await made.pauses.resume("a")
-        assert done == "'a': 1 sessions go on"
+        assert done == "'a': 1 session goes on"
         assert len(trunks(made)) == 1
         assert await read_back(one) == CONTENT
         await other.stream.aclose()

@@ -72,7 +72,7 @@ async def test_it_goes_on_in_both_when_it_is_resumed(
                 await trio.sleep(100)
                 assert not answered
                 assert not (await made.ask("resume", export="y")).ok
-                assert await done(made, "resume", export="x") == ("'x': 1 sessions go on",)
+                assert await done(made, "resume", export="x") == ("'x': 1 session goes on",)
             assert sorted(answered) == ["newcomer", "session"]
             await trio.testing.wait_all_tasks_blocked()
             assert [list(each.paused) for each in made.services] == [[], []]

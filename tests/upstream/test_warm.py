@@ -17,6 +17,7 @@ from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Ser
 from gateway.net.dial import DialError
 from gateway.protocol.errors import Refusal
 from gateway.sessions.service import Paused
+from gateway.status.shown import upstreams_shown
 from gateway.upstream import server as upstream
 from gateway.upstream.errors import Full
 from gateway.upstream.greeting import greeted
@@ -262,6 +263,8 @@ async def test_a_client_that_lives_on_is_connected_anew(
                 await client.go()
                 await trio.testing.wait_all_tasks_blocked()
                 own, ahead = far.live
+                [shown] = upstreams_shown(gateway.service, {})
+                assert (shown["connections"], shown["ready"]) == (1, 1)
                 far.live[own].cancel()
                 assert await client.read(0, 512) == bytes(512)
                 assert set(far.live) == {ahead, ahead + 1}

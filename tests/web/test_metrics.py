@@ -27,6 +27,7 @@ def totals(**more: Any) -> dict[str, Any]:
 STATUS: dict[str, Any] = {
     "version": "1",
     "started": "now",
+    "config_loaded": "2026-12-01T00:00:00+00:00",
     "uptime_seconds": 5.0,
     "draining": False,
     "listeners": [
@@ -54,8 +55,10 @@ STATUS: dict[str, Any] = {
             "why": None,
             "sessions": 2,
             "connections": 3,
+            "ready": 2,
             "most_connections": None,
             "repaired": {"qemu-x": 2},
+            "flags_cleared": {"CAN_MULTI_CONN": 2},
             "seconds": {"READ": times(0.001)},
         },
         {
@@ -65,8 +68,10 @@ STATUS: dict[str, Any] = {
             "why": None,
             "sessions": 0,
             "connections": 0,
+            "ready": 0,
             "most_connections": 8,
             "repaired": {},
+            "flags_cleared": {},
             "seconds": {},
         },
     ],
@@ -80,6 +85,7 @@ STATUS: dict[str, Any] = {
         {"event": "configuration reloaded", "upstream": None, "times": 3},
         {"event": "upstream connection made again", "upstream": "main", "times": 2},
     ],
+    "log_lines_dropped": 9,
 }
 
 STRANGE = 'a"b\\c\n<script>'
@@ -114,9 +120,14 @@ SNAPSHOT = Snapshot(
             errors={"READ EIO": 3},
             bytes={"READ": 40960},
             losses=2,
+            replayed_bytes=512,
         ),
         export(
-            STRANGE, requests={"WRITE": 1}, refused={"WRITE EPERM": 1}, errors={"WRITE EPERM": 1}
+            STRANGE,
+            requests={"WRITE": 4},
+            refused={"WRITE EPERM": 3},
+            refused_by={"protect": {"WRITE EPERM": 2}},
+            errors={"WRITE EPERM": 3},
         ),
         {**export("never"), "sessions": 0, "totals": totals()},
     ),
@@ -141,10 +152,25 @@ SNAPSHOT = Snapshot(
         ("requests_total", {"export": "disk", "command": "READ", "result": "ok"}, 7),
         ("requests_total", {"export": "disk", "command": "READ", "result": "EIO"}, 3),
         ("requests_total", {"export": "disk", "command": "FLUSH", "result": "ok"}, 2),
-        ("requests_total", {"export": STRANGE, "command": "WRITE", "result": "EPERM"}, 1),
-        ("refusals_total", {"export": STRANGE, "command": "WRITE", "result": "EPERM"}, 1),
+        ("requests_total", {"export": STRANGE, "command": "WRITE", "result": "EPERM"}, 3),
+        (
+            "refusals_total",
+            {"export": STRANGE, "policy": "protect", "command": "WRITE", "result": "EPERM"},
+            2,
+        ),
+        (
+            "refusals_total",
+            {"export": STRANGE, "policy": "none", "command": "WRITE", "result": "EPERM"},
+            1,
+        ),
+        ("replayed_bytes_total", {"export": "disk"}, 512),
+        ("flags_cleared", {"upstream": "main", "flag": "CAN_MULTI_CONN"}, 1),
+        ("config_loaded_seconds", {}, 1796083200),
+        ("log_lines_dropped_total", {}, 9),
         ("bytes_total", {"export": "disk", "direction": "read"}, 40960),
         ("upstream_up", {"upstream": "main"}, 1),
+        ("upstream_connections", {"upstream": "main", "state": "used"}, 3),
+        ("upstream_connections", {"upstream": "main", "state": "ready"}, 2),
         ("upstream_most_connections", {"upstream": "other"}, 8),
         ("quirk_in_force", {"upstream": "main", "quirk": "qemu-x"}, 1),
         ("reloads_total", {"result": "ok"}, 3),

@@ -60,7 +60,9 @@ def test_an_upstream_is_down_if_any_worker_found_it_so() -> None:
         "why": None,
         "sessions": 1,
         "connections": 2,
+        "ready": 0,
         "repaired": {},
+        "flags_cleared": {},
         "seconds": {},
     }
     down = up | {"state": "down", "why": "nobody listens", "sessions": 0}

@@ -30,6 +30,7 @@ def status(done: int, doing: int, *, listener: str = "a", upstream: str = "u") -
         "version": "1",
         "compiled_pump": True,
         "started": "now",
+        "config_loaded": "now",
         "uptime_seconds": 1.0,
         "draining": doing > 3,
         "older": None,
@@ -57,7 +58,9 @@ def status(done: int, doing: int, *, listener: str = "a", upstream: str = "u") -
                 "why": "why" if doing > 3 else None,
                 "sessions": doing,
                 "connections": doing,
+                "ready": doing,
                 "repaired": {"quirk": done},
+                "flags_cleared": {"CAN_MULTI_CONN": done},
                 "seconds": {"READ": said_of(seconds)},
             }
         ],
@@ -71,6 +74,7 @@ def status(done: int, doing: int, *, listener: str = "a", upstream: str = "u") -
         "totals": totals(done),
         "hub": Pace().as_said(),
         "events": [{"event": "e", "upstream": None, "times": done}],
+        "log_lines_dropped": done,
     }
 
 
@@ -81,6 +85,8 @@ def numbers(said: Mapping[str, Any]) -> tuple[int, ...]:
         said["totals"]["requests"]["READ"],
         said["listeners"][0]["handshakes"]["session"],
         said["upstreams"][0]["repaired"]["quirk"],
+        said["upstreams"][0]["flags_cleared"]["CAN_MULTI_CONN"],
+        said["log_lines_dropped"],
         said["upstreams"][0]["seconds"]["READ"]["sampled"],
         said["events"][0]["times"],
         said["came_by"][0]["ended"][""],
@@ -100,7 +106,7 @@ def test_what_only_grows_does_whoever_dies(steps: list[tuple[int, int, bool]]) -
         done[worker] += more
         said = past.status({number: status(each, 1) for number, each in enumerate(done)})
         expected = sum(done) + gone
-        assert numbers(said) == (expected, 2 * expected, *[expected] * 5)
+        assert numbers(said) == (expected, 2 * expected, *[expected] * 7)
         assert (said["sessions"], said["listeners"][0]["clients"]) == (2, 2)
         rows = {
             number: [{"export": "x", "sessions": 1, "held": {"pause": 1}, "totals": totals(each)}]
@@ -125,7 +131,8 @@ def test_of_one_that_has_died_nothing_is_there_but_what_it_has_done() -> None:
     said = past.status({1: status(2, 0)})
     assert numbers(said)[0] == 7
     calm = status(2, 0)
-    for name in calm.keys() - {"totals", "events", "listeners", "came_by", "upstreams", "hub"}:
+    grows = {"totals", "events", "listeners", "came_by", "upstreams", "hub", "log_lines_dropped"}
+    for name in calm.keys() - grows:
         assert said[name] == calm[name], name
     [listener], [upstream] = said["listeners"], said["upstreams"]
     assert (listener["clients"], listener["drained"]) == (0, False)

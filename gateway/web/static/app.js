@@ -3,7 +3,7 @@
 import { act, listen, look, Refused, takeTokenFromAddress, token } from "/static/api.js";
 import { ask, toast } from "/static/ask.js";
 import { Chart } from "/static/chart.js";
-import { byId, bytes, count, duration, keep, latency, make, named, plural, rate, say } from "/static/dom.js";
+import { byId, bytes, count, duration, exact, keep, latency, make, named, plural, rate, say } from "/static/dom.js";
 
 const EVERY_MS = 2000;
 const HISTORY_SECONDS = 900;
@@ -133,6 +133,12 @@ function showAttention() {
   );
 }
 
+/** How many requests of a command there were, to the last one. */
+function requestsOf(totals, command) {
+  const number = totals.requests[command] ?? 0;
+  return `${exact(number)} ${command}${number === 1 ? "" : "s"}`;
+}
+
 function showFigures() {
   const { status } = page;
   const last = page.points.at(-1);
@@ -144,8 +150,8 @@ function showFigures() {
   say(byId("f-read"), rate(per("READ")));
   say(byId("f-write"), rate(per("WRITE")));
   const moved = page.totals ?? status.totals;
-  say(byId("f-read-more"), `${bytes(moved.bytes.READ ?? 0)} in all`);
-  say(byId("f-write-more"), `${bytes(moved.bytes.WRITE ?? 0)} in all`);
+  say(byId("f-read-more"), `${bytes(moved.bytes.READ ?? 0)} in all, ${requestsOf(moved, "READ")}`);
+  say(byId("f-write-more"), `${bytes(moved.bytes.WRITE ?? 0)} in all, ${requestsOf(moved, "WRITE")}`);
   const sum = (numbers) => Object.values(numbers).reduce((a, b) => a + b, 0);
   say(byId("f-requests"), `${count(last ? sum(last.requests) / last.seconds : 0)}/s`);
   const errors = sum(moved.errors);
@@ -260,8 +266,9 @@ function detail(list, session) {
     ["Listener", session.listener],
     ["Plan", plan.join("; ") || "–"],
     ["Connections", `${session.connections}${session.shared ? ", shared with others" : ""}`],
-    ["Requests", Object.entries(session.requests).map(([name, times]) => `${name} ${count(times)}`).join(", ") || "none"],
-    ["Errors", Object.entries(session.errors).map(([name, times]) => `${name} ${count(times)}`).join(", ") || "none"],
+    ["Requests", Object.entries(session.requests).map(([name, number]) => `${name} ${exact(number)}`).join(", ") || "none"],
+    ["Bytes", Object.entries(session.bytes).map(([name, number]) => `${name} ${exact(number)}`).join(", ") || "none"],
+    ["Errors", Object.entries(session.errors).map(([name, number]) => `${name} ${exact(number)}`).join(", ") || "none"],
   ];
   keep(
     list,
@@ -296,9 +303,9 @@ function showExports() {
         location.hash = "#sessions";
         refresh();
       };
-      fill(read, bytes(totals.bytes.READ ?? 0));
-      fill(written, bytes(totals.bytes.WRITE ?? 0));
-      const failed = Object.entries(totals.errors).map(([what, times]) => `${what} ${count(times)}`);
+      fill(read, bytes(totals.bytes.READ ?? 0), requestsOf(totals, "READ"));
+      fill(written, bytes(totals.bytes.WRITE ?? 0), requestsOf(totals, "WRITE"));
+      const failed = Object.entries(totals.errors).map(([what, number]) => `${what} ${count(number)}`);
       fill(errors, failed.slice(0, 3).join(", ") || "none", failed.length > 3 ? `and ${failed.length - 3} kinds more` : null);
       if (each.paused) state(is, "warn", "Paused", `by ${each.paused_by}`);
       else if (each.upstream === null) state(is, "bad", "Leads nowhere");

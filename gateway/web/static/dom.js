@@ -63,6 +63,9 @@ export function count(number) {
   return number >= 10 || Number.isInteger(number) ? number.toFixed(0) : number.toFixed(1);
 }
 
+/** A count, to the last one: for who holds it against another program's. */
+export const exact = (number) => number.toLocaleString("en");
+
 /** A time that has passed. */
 export function duration(seconds) {
   if (seconds < 100) return `${Math.round(seconds)} s`;
