@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import signal
 import tempfile
@@ -51,6 +52,16 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     quick = config.option.markexpr == QUICK
     is_test = collection_path.match("test_*.py")
     return True if quick and is_test and is_real(collection_path) else None
+
+
+# What is imported and collected stays until the end, and as long as nothing else is there, there is nothing to be
+# collected as garbage. So nobody looks through it, then or for each `gc.collect()` of a test.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
