@@ -589,7 +589,7 @@ LONG = 10**9
 
 
 @given(worlds(buckets=1))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=3 * settings().max_examples, deadline=None)
 def test_never_more_than_rate_and_burst_and_one_request(
     made: tuple[World, list[Bucket], list[Client]],
 ) -> None:
@@ -603,7 +603,7 @@ def test_never_more_than_rate_and_burst_and_one_request(
 
 
 @given(worlds(buckets=3))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=3 * settings().max_examples, deadline=None)
 def test_before_several_buckets_one_request_of_each_gate_at_most_is_too_much(
     made: tuple[World, list[Bucket], list[Client]],
 ) -> None:
@@ -618,7 +618,7 @@ def test_before_several_buckets_one_request_of_each_gate_at_most_is_too_much(
 
 
 @given(worlds(buckets=3), st.lists(st.tuples(st.floats(0, 4), st.integers(0, 5)), max_size=6))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings().max_examples, deadline=None)
 def test_whoever_closes_in_between_holds_up_nobody(
     made: tuple[World, list[Bucket], list[Client]], closings: list[tuple[float, int]]
 ) -> None:

@@ -88,8 +88,7 @@ TWICE = {
 def test_a_name_is_given_to_one_class() -> None:
     rooms: dict[str, list[str]] = {}
     for file in sorted(HOUSE.rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.ClassDef):
-                rooms.setdefault(node.name, []).append(file.relative_to(HOUSE).parts[0])
+        for name in re.findall(r"(?m)^ *class (\w+)\b", file.read_text()):
+            rooms.setdefault(name, []).append(file.relative_to(HOUSE).parts[0])
     several = {name: " ".join(sorted(there)) for name, there in rooms.items() if len(there) > 1}
     assert several == {name: there for name, (there, _why) in TWICE.items()}

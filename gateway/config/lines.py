@@ -33,8 +33,8 @@ class TextLines:
                 header = self._open(statement)
                 self._place(header, line)
             else:
-                for path in _paths(statement):
-                    self._place(header + path, line)
+                for path in _paths(statement, header):
+                    self._lines.setdefault(path, line)
 
     def __getitem__(self, path: KeyPath) -> int:
         """The line of `path`; for one that is not there, of the innermost table that could have it."""
@@ -108,14 +108,15 @@ def _ends(text: str) -> Iterator[int]:
             yield token.end()
 
 
-def _paths(value: Any) -> Iterator[KeyPath]:
-    """The paths of all keys and list positions inside a value, itself (the empty path) included."""
-    yield ()
+def _paths(value: Any, path: KeyPath) -> Iterator[KeyPath]:
+    """The paths of all keys and list positions inside the value at `path`, itself included and first. What is
+    nested more deeply than Python calls functions raises `RecursionError`, before paths take a square of it.
+    """
+    yield path
     inner: Any = ()
     if isinstance(value, dict):
         inner = value.items()
     elif isinstance(value, list):
         inner = enumerate(value)
     for key, item in inner:
-        for path in _paths(item):
-            yield (key, *path)
+        yield from _paths(item, (*path, key))

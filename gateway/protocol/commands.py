@@ -60,6 +60,10 @@ FUA_MATTERS = WRITE_CLASS
 """Commands for which FUA means something. For others it is not passed on: qemu flushes for a READ that has it
 (Q-S16)."""
 
+_EVERY_FUA = ~int(CmdFlag.PAYLOAD_LEN)
+_NO_FUA = _EVERY_FUA & ~int(CmdFlag.FUA)
+"""Which flags go upstream, where FUA matters and where it does not."""
+
 SHOWS_CONTENT = frozenset({Cmd.READ, Cmd.BLOCK_STATUS})
 """Commands whose answer would show what is on the disk in place of what is lost."""
 
@@ -83,14 +87,14 @@ def legal_commands(offer: Offer) -> dict[int, WordRule]:
     for command in _COMMAND_FLAGS:
         if not _may_send(offer, command):
             continue
-        allowed = [*_allowed_flags(offer, command)]
+        # Plain numbers: each session begins here, and with members of an enumeration it takes twice as long.
+        allowed = [*map(int, _allowed_flags(offer, command))]
+        passing = _EVERY_FUA if command in FUA_MATTERS else _NO_FUA
+        most = longest(offer, command)
         for count in range(len(allowed) + 1):
             for chosen in combinations(allowed, count):
                 seen = sum(chosen)
-                passed = seen & ~CmdFlag.PAYLOAD_LEN
-                if command not in FUA_MATTERS:
-                    passed &= ~CmdFlag.FUA
-                rules[seen << 16 | command] = WordRule(command, passed, longest(offer, command))
+                rules[seen << 16 | command] = WordRule(command, seen & passing, most)
     return rules
 
 

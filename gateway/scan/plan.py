@@ -33,6 +33,9 @@ from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.framing import EXTENDED, Framing
 
 
+_FUA, _DF, _PAYLOAD_LEN = int(CmdFlag.FUA), int(CmdFlag.DF), int(CmdFlag.PAYLOAD_LEN)
+
+
 class Handling(Enum):
     """How a command goes upstream."""
 
@@ -233,8 +236,8 @@ def _upstream(export: Export, dialect: Dialect) -> Abilities:
         fua=bool(export.flags & Flag.SEND_FUA),
         flush=bool(export.flags & Flag.SEND_FLUSH),
         write_zeroes=bool(export.flags & Flag.SEND_WRITE_ZEROES),
-        read_flags=CmdFlag.DF if _reads_with_df(export, dialect) else 0,
-        status_flags=CmdFlag.REQ_ONE if dialect.status_req_one else 0,
+        read_flags=_DF if _reads_with_df(export, dialect) else 0,
+        status_flags=int(CmdFlag.REQ_ONE) if dialect.status_req_one else 0,
         trim_alignment=max(minimum, dialect.trim_alignment),
     )
 
@@ -289,15 +292,13 @@ def _offered_longest(command: Cmd, offer: Offer) -> int:
 def _sent_word(word: int, rule: WordRule, export: Export, upstream: Abilities) -> int | None:
     """Give the word that goes upstream for a client's; None if it takes a job."""
     flags = rule.flags
-    if rule.command is Cmd.BLOCK_STATUS and word >> 16 & CmdFlag.PAYLOAD_LEN:
+    if rule.command is Cmd.BLOCK_STATUS and word >> 16 & _PAYLOAD_LEN:
         return None
-    if flags & CmdFlag.FUA and rule.command in FUA_MATTERS and not upstream.fua:
+    if flags & _FUA and rule.command in FUA_MATTERS and not upstream.fua:
         return None
-    if rule.command is Cmd.READ and flags & CmdFlag.DF:
+    if rule.command is Cmd.READ and flags & _DF:
         if not export.structured:
-            flags &= (
-                ~CmdFlag.DF
-            )  # one simple reply cannot be a fragment: DF holds without being sent
+            flags &= ~_DF  # one simple reply cannot be a fragment: DF holds without being sent
         elif not export.flags & Flag.SEND_DF:
             return None
     if rule.command is Cmd.READ:
@@ -305,7 +306,7 @@ def _sent_word(word: int, rule: WordRule, export: Export, upstream: Abilities) -
     if rule.command is Cmd.BLOCK_STATUS:
         flags |= upstream.status_flags
     if rule.command is Cmd.WRITE and export.extended:
-        flags |= CmdFlag.PAYLOAD_LEN
+        flags |= _PAYLOAD_LEN
     return flags << 16 | rule.command
 
 

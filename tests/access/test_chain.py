@@ -642,7 +642,7 @@ exports = st.builds(
 
 
 @given(stacks, exports, st.booleans(), st.lists(lengths, min_size=1, max_size=4))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings().max_examples, deadline=None)
 async def test_offer_and_data_plane_agree_for_more(
     stack: list[Policy],
     export: Export,

@@ -94,13 +94,17 @@ def test_a_request_costs_what_was_measured_and_never_less() -> None:
     assert Costs(10.0, 9.0, 8).at(64) == 10.0
 
 
+FEW = 4
+"""Sets of disks: what is said here holds for each of them."""
+
+
 def test_what_is_computed_is_bounded_by_workers_and_by_disks() -> None:
     free = Costs(10.0, 10.0, 8)
     for disks in DISKS:
         assert loads(disks, 8, 0).total() == disks
         for workers in NUMBERS:
-            found = gain(free, disks, workers)
+            found = gain(free, disks, workers, FEW)
             assert 1.0 <= found.alike <= found.any <= min(disks, workers)
-    assert gain(free, DISKS[-1], 8).any == 8
+    assert gain(free, DISKS[-1], 8, FEW).any == 8
     dear = Costs(10.0, 80.0, 8)
-    assert gain(dear, DISKS[-1], 8).any == 1.0
+    assert gain(dear, DISKS[-1], 8, FEW).any == 1.0

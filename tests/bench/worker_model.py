@@ -55,11 +55,11 @@ def loads(disks: int, workers: int, number: int) -> Counter[int]:
     return Counter(worker_of(key, workers) for key in keys)
 
 
-def gain(costs: Costs, disks: int, workers: int) -> Gain:
+def gain(costs: Costs, disks: int, workers: int, sets: int = SETS) -> Gain:
     """Compute one point."""
     slower = costs.at(workers) / costs.at(1)
-    sets = [loads(disks, workers, number) for number in range(SETS)]
+    found = [loads(disks, workers, number) for number in range(sets)]
     return Gain(
-        fmean(len(each) for each in sets) / slower,
-        fmean(disks / max(each.values()) for each in sets) / slower,
+        fmean(len(each) for each in found) / slower,
+        fmean(disks / max(each.values()) for each in found) / slower,
     )

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 import trio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Request, Server
@@ -492,7 +492,6 @@ OPENING = handshake.CLIENT_FLAGS.pack(3) + b"".join(
 )
 
 
-@settings(max_examples=100, deadline=None)
 @given(garbage=st.lists(REQUESTS | st.binary(max_size=40), max_size=8).map(b"".join))
 def test_garbage_never_raises(garbage: bytes) -> None:
     trio.run(_feed, OPENING + garbage)

@@ -57,8 +57,8 @@ class Terms:
     """How long what was sent is on its way at most."""
     until: int = 4
     """When the world ends."""
-    renewals: int = 1
-    """How often each renews at most."""
+    renewals: tuple[int, int] = (1, 1)
+    """How often each of both renews at most."""
     fence: bool = False
     stops: bool = False
     looks: bool = True
@@ -167,7 +167,7 @@ def with_etcd(world: World, terms: Terms, g: int) -> Iterator[tuple[str, World]]
     me, here = GATEWAYS[g], world.gateways[g]
     end = world.ends[g]
     match here.renewing:
-        case None if end is not None and here.renewals < terms.renewals:
+        case None if end is not None and here.renewals < terms.renewals[g]:
             after = changed(world, g, renewing=("asked", here.clock), renewals=here.renewals + 1)
             yield f"renew {g}", after
         case ("asked", sent):

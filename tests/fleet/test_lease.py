@@ -129,10 +129,22 @@ def test_a_tenure_is_worth_as_much_as_its_lease() -> None:
 # --- Every order
 
 
+FEWER: dict[str, Any] = {"until": 3, "renewals": (0, 1)}
+"""Only the second gateway renews: a fourteenth of the states, and each part that is missing is found in them."""
+
+
 def test_nothing_comes_from_before_whoever_has_begun() -> None:
-    found = search(Terms(until=3))
+    found = search(Terms(**FEWER))
     assert found.wrong is None
     assert found.served == {0, 1}  # both had it: else nothing was tried
+    assert found.states > 5_000
+
+
+@pytest.mark.real  # a hundred thousand states
+def test_nor_does_anything_where_both_renew() -> None:
+    found = search(Terms(until=3))
+    assert found.wrong is None
+    assert found.served == {0, 1}
     assert found.states > 50_000
 
 
@@ -140,7 +152,7 @@ def test_nothing_comes_from_before_whoever_has_begun() -> None:
     "without", [{"looks": False}, {"margin": 0}, {"wait": 0}, {"gives_at_once": True}], ids=str
 )
 def test_each_part_is_needed(without: dict[str, Any]) -> None:
-    assert search(Terms(until=3, **without)).wrong is not None
+    assert search(Terms(**FEWER, **without)).wrong is not None
 
 
 @pytest.mark.exhaustive

@@ -92,7 +92,7 @@ TEXTS = st.text(max_size=20)
 NAMES = st.lists(TEXTS, max_size=3).map(tuple)
 
 
-@settings(max_examples=200)
+@settings(max_examples=2 * settings().max_examples)
 @given(
     st.builds(
         Identity,

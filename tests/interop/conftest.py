@@ -22,13 +22,6 @@ MIB = 1 << 20
 INSTALL_PEERS = Path(__file__).parents[1] / "tools" / "install-peers"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
-    for item in items:
-        if item.path.is_relative_to(here):
-            item.add_marker(pytest.mark.real)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def peers() -> None:
     """The programs themselves. One that is missing fails the run: skipping would prove nothing."""
