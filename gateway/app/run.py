@@ -302,6 +302,7 @@ class _Run:
             self.keep(self._standing.tickets)
         if self._fleet is not None:
             listeners = self._standing.doors.listeners
+            self._overview.fleet_shown = self._fleet.shown
             self._fleet.begin(self._service, listeners, self.take)
             begin(self._fleet.run)
         if self._member is not None:

@@ -10,8 +10,8 @@ Keys and values are text here, and base64 on the way; numbers of 64 bits are tex
 password a token is got first; it goes with every call, and another one is got when etcd does not know it any
 more.
 
-Changes are asked for after a revision, and waited for (`changes`): nothing is missed between two questions, and a
-question that waits for long is asked anew, so that a member which has stopped is not believed for longer.
+Changes are asked for after a revision, and waited for (`changes`): nothing is missed between two questions, and
+one that waits for long is asked anew, so that a member which has stopped is not believed for longer.
 
 The only module that imports httpx, which is there with the extra `fleet`.
 """
@@ -192,8 +192,8 @@ class Etcd:
         return int(said["header"]["revision"]) if said.get("succeeded") else 0
 
     async def changes(self, prefix: str, after: int, seconds: float) -> tuple[list[EtcdKey], int]:
-        """Wait for `seconds` at most until keys that begin with `prefix` change after a revision. Give each change
-        as the key was then, in order, and after which revision to ask for more. Raises `EtcdForgotten`.
+        """Wait for `seconds` at most until keys that begin with `prefix` change after a revision. Give each
+        change as the key was then, in order, and after which revision to ask for more. Raises `EtcdForgotten`.
         """
         asked = {
             "create_request": {
@@ -264,8 +264,8 @@ class Etcd:
     async def _listen(
         self, seconds: float, after: int, member: str, what: str, asked: Mapping[str, object]
     ) -> tuple[list[EtcdKey], int]:
-        """Ask a member what changes, and listen until something has, or it has said nothing for so long. It says
-        at once that it has understood: if not that, it is as good as gone.
+        """Ask a member what changes, and listen until something has, or it has said nothing for so long. It
+        says at once that it has understood: if not that, it is as good as gone.
         """
         understood, content = False, b""
         found: list[EtcdKey] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +13,9 @@ import trio
 
 from gateway.config import parse
 from gateway.fleet.etcd import Etcd, EtcdKey
+from gateway.fleet.home import DiskHome
 from gateway.fleet.member import AT_ONCE, FleetMember
+from gateway.fleet.record import LostOf
 from gateway.handover.given import DiskSite
 from gateway.workers.homes import addresses_of, table_of
 from tests.fleet.etcds import Members, running
@@ -36,11 +40,24 @@ certificates = "/nowhere"
 class Office:
     """A gateway that serves nobody."""
 
-    def end_sessions(self, disk: str, why: str) -> None:
+    def end_sessions(self, disk: str, why: str, *, lost: bool) -> None:
         raise AssertionError((disk, why))
 
     def is_used(self, disk: str) -> bool:
         return False
+
+    def why_stays(self, disk: str) -> str:
+        return ""
+
+    @asynccontextmanager
+    async def at_rest(self, disk: str) -> AsyncIterator[None]:
+        yield
+
+    def lost(self, home: DiskHome) -> list[LostOf]:
+        return []
+
+    def tell(self, home: DiskHome, lost: Collection[LostOf]) -> None:
+        raise AssertionError((home, lost))
 
 
 class Counted(Etcd):

@@ -1,0 +1,79 @@
+"""Keys of etcd that are followed: all that begin with a prefix, as etcd had them a moment ago.
+
+They are read once, and from then on etcd is asked what has changed since. So whoever asks here asks nobody, and
+may be told what was true a moment ago. What must be true now is compared by etcd when it is changed
+(`Etcd.change`).
+
+A question for changes is asked anew after `ASK_ANEW_SECONDS`: a member of etcd that was stopped in the middle
+of one would else be waited for, and what others have changed would never come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from gateway.fleet.etcd import Etcd, EtcdForgotten, EtcdKey, EtcdRefused, EtcdUnavailable
+
+ASK_ANEW_SECONDS = 10.0
+"""How long a question for changes waits. It costs etcd as little as a read, and is the longest that a change is
+not known here while most of etcd is there."""
+
+AGAIN_SECONDS = 0.5
+"""How long to wait before etcd is asked again that has not answered."""
+
+Brought = Callable[[EtcdKey], Awaitable[object]]
+"""Is told of a key that has changed, or is `gone`."""
+
+
+class FollowedKeys:
+    """The keys below a prefix. `brought` is told of each change, one after the other, also of those that are
+    only found when all is read anew.
+    """
+
+    def __init__(self, etcd: Etcd, prefix: str, brought: Brought) -> None:
+        self.keys: dict[str, EtcdKey] = {}
+        """Those that are there, by their names without the prefix."""
+        self._etcd = etcd
+        self._prefix = prefix
+        self._brought = brought
+        self._last = 0
+
+    async def read(self) -> None:
+        """Read all of them. Raises `EtcdUnavailable`, `EtcdRefused`."""
+        found, revision = await self._etcd.below(self._prefix)
+        there = {each.key for each in found}
+        gone = [each for each in self.keys.values() if each.key not in there]
+        for each in gone:
+            await self._note(EtcdKey(each.key, "", revision, gone=True))
+        for each in found:
+            known = self.keys.get(self._name(each))
+            if known is None or known.revision != each.revision:
+                await self._note(each)
+        self._last = revision
+
+    async def run(self) -> None:
+        """Follow them until cancelled."""
+        while True:
+            try:
+                if not self._last:
+                    await self.read()
+                found, last = await self._etcd.changes(self._prefix, self._last, ASK_ANEW_SECONDS)
+                for each in found:
+                    await self._note(each)
+                self._last = last
+            except EtcdForgotten:
+                self._last = 0
+            except (EtcdUnavailable, EtcdRefused):  # who keeps the lease says so in the log
+                await trio.sleep(AGAIN_SECONDS)
+
+    async def _note(self, key: EtcdKey) -> None:
+        if key.gone:
+            self.keys.pop(self._name(key), None)
+        else:
+            self.keys[self._name(key)] = key
+        await self._brought(key)
+
+    def _name(self, key: EtcdKey) -> str:
+        return key.key.removeprefix(self._prefix)
