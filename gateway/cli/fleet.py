@@ -62,7 +62,7 @@ def drain(
     /,
     *,
     deadline: float | None = None,
-    wait: bool = True,
+    no_wait: bool = False,
     config: Path = Path("gateway.toml"),
 ) -> int:
     """Have a gateway give its disks to the others, and take none until undrain. No client sees an error.
@@ -76,7 +76,7 @@ def drain(
 
     :param name: The gateway's name in the fleet.
     :param deadline: After how many seconds sessions end that keep their disk there. Default: never.
-    :param wait: Wait until all have gone.
+    :param no_wait: Only ask for it.
     :param config: The configuration, whose [fleet] says where etcd is. Default: gateway.toml.
     """
     from gateway.cli import INTERRUPTED, UsageError, complain
@@ -88,7 +88,7 @@ def drain(
 
     def drained(loaded: Config) -> int:
         try:
-            return _with_etcd(loaded, partial(_drained, name, deadline, wait))
+            return _with_etcd(loaded, partial(_drained, name, deadline, no_wait))
         except KeyboardInterrupt:
             complain(f"interrupted: {name} goes on giving its disks away, until undrain")
             return INTERRUPTED
@@ -122,7 +122,7 @@ MOST_DEADLINE_SECONDS = 86_400.0
 
 
 async def _drained(
-    name: str, deadline: float | None, wait: bool, etcd: Etcd, settings: Fleet
+    name: str, deadline: float | None, no_wait: bool, etcd: Etcd, settings: Fleet
 ) -> int:
     import trio
 
@@ -134,7 +134,7 @@ async def _drained(
     said = ""
     try:
         number = await ask_to_drain(etcd, settings, name, deadline)
-        while wait:
+        while not no_wait:
             try:
                 shown = await how_far(etcd, settings, name, number)
             except EtcdUnavailable as error:

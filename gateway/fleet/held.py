@@ -45,8 +45,8 @@ class NotJoined(Exception):
 
 
 class HeldLease:
-    """The lease of this gateway. `run` has to go on beside all else; `join` comes before it. `ran_out` is called
-    when it cannot be relied on any more, `lost` (with why) when etcd has ended it.
+    """The lease of this gateway. `run` has to go on beside all else; `join` comes before it. `ran_out` is
+    called when it cannot be relied on any more, `lost` (with why) when etcd has ended it.
     """
 
     def __init__(
