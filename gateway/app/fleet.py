@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from gateway.fleet.home import DiskHome
     from gateway.fleet.member import FleetMember
     from gateway.fleet.record import LostOf
+    from gateway.fleet.tickets import EtcdTickets
     from gateway.handover.given import DiskSite, Given
     from gateway.net.listen import Listener
     from gateway.net.options import RelaySocket
     from gateway.sessions.opened import Location
     from gateway.sessions.service import Relayed, Service
+    from gateway.tickets.book import Book
     from gateway.tls.credentials import ClientCredentials, ServerCredentials
     from gateway.upstream.server import Server
     from gateway.uri import NbdUri
@@ -119,6 +121,8 @@ class FleetPart:
         assert config.fleet is not None
         self.settings = config.fleet
         self._log = logger(config.log)
+        self._etcd = etcd
+        self._tickets: EtcdTickets | None = None
         try:
             table = table_of(config, counted=counted_by(config))
         except PolicyError as error:
@@ -148,6 +152,22 @@ class FleetPart:
             raise StartError(f"fleet: {error}") from None
         self._log.info("joined a fleet", gateway=self.settings.name, uri=str(address))
 
+    async def opened_book(self, config: Config) -> Book | None:
+        """Give the tickets of the fleet, if it has any made. Raises `StartError`."""
+        if not config.tickets.etcd:
+            return None
+        from gateway.fleet.etcd import EtcdRefused, EtcdUnavailable
+        from gateway.fleet.tickets import EtcdTickets
+        from gateway.tickets.book import Book
+
+        self._tickets = EtcdTickets(self._etcd, self.settings)
+        book = Book(self._tickets, config)
+        try:
+            await self._tickets.read(book)
+        except (EtcdUnavailable, EtcdRefused) as error:
+            raise StartError(f"tickets: etcd: {error}") from None
+        return book
+
     async def aclose(self) -> None:
         """Listen no more."""
         for door in self._doors:
@@ -170,6 +190,8 @@ class FleetPart:
         """Keep the lease, and take whom others lead here, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.member.run)
+            if self._tickets is not None:
+                nursery.start_soon(self._tickets.run)
 
             def take(stream: trio.SocketStream) -> None:
                 attempt = self._service.hub.attempt

@@ -150,6 +150,8 @@ async def serve(
                             become_whom_it_says(config)
                         standing.tickets = await ticketing.opened_book(config)
                         async with fleet_of(config, options.ends_with) as part:
+                            if part is not None:
+                                standing.tickets = await part.opened_book(config)
                             run = _Run(
                                 *(config, options, source, standing, embedded, signals, listening),
                                 *(newer, file, member, part),

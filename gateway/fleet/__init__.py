@@ -14,6 +14,7 @@ record.py     who may write to a disk, as etcd keeps it; pure
 tenure.py     a gateway's time as the home of one disk: when it may begin, and whether it still may; pure
 opening.py    the etcd of a configuration, with what it wants of us
 etcd.py       leases, keys, transactions and changes of etcd, over its JSON gateway
+tickets.py    exports that are made at run time, at all gateways of a fleet
 following.py  keys that are followed: all below a prefix, as etcd had them a moment ago
 
 docs/fleet.md has what users are told of it, and what all this does not promise.

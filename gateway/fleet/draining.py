@@ -132,7 +132,7 @@ class Drains:
             await self._etcd.change([], [EtcdPut(key, json.dumps(said), number)])
 
 
-class Draining:
+class GivingWay:
     """Gives away the disks of this gateway, while that is asked for. `homes` gives those that are here,
     `others` says how many gateways would take them.
     """
@@ -324,7 +324,7 @@ async def ask_to_undrain(etcd: Etcd, settings: Fleet, name: str) -> bool:
 
 
 async def how_far(etcd: Etcd, settings: Fleet, name: str, number: str) -> dict[str, Any] | None:
-    """Give what a gateway says of a drain (`Draining.shown`); None: nothing yet. Raises `NotNow` if it has
+    """Give what a gateway says of a drain (`GivingWay.shown`); None: nothing yet. Raises `NotNow` if it has
     gone, and what etcd raises.
     """
     keys = FleetKeys(settings.prefix)

@@ -33,9 +33,9 @@ class FollowedKeys:
     """
 
     def __init__(self, etcd: Etcd, prefix: str, brought: Brought) -> None:
-        self.keys: dict[str, EtcdKey] = {}
-        """Those that are there, by their names without the prefix."""
         self._etcd = etcd
+        self._there: dict[str, int] = {}
+        """Those that are there, and when each was changed last."""
         self._prefix = prefix
         self._brought = brought
         self._last = 0
@@ -44,12 +44,10 @@ class FollowedKeys:
         """Read all of them. Raises `EtcdUnavailable`, `EtcdRefused`."""
         found, revision = await self._etcd.below(self._prefix)
         there = {each.key for each in found}
-        gone = [each for each in self.keys.values() if each.key not in there]
-        for each in gone:
-            await self._note(EtcdKey(each.key, "", revision, gone=True))
+        for gone in self._there.keys() - there:
+            await self._note(EtcdKey(gone, "", revision, gone=True))
         for each in found:
-            known = self.keys.get(self._name(each))
-            if known is None or known.revision != each.revision:
+            if self._there.get(each.key) != each.revision:
                 await self._note(each)
         self._last = revision
 
@@ -70,10 +68,7 @@ class FollowedKeys:
 
     async def _note(self, key: EtcdKey) -> None:
         if key.gone:
-            self.keys.pop(self._name(key), None)
+            self._there.pop(key.key, None)
         else:
-            self.keys[self._name(key)] = key
+            self._there[key.key] = key.revision
         await self._brought(key)
-
-    def _name(self, key: EtcdKey) -> str:
-        return key.key.removeprefix(self._prefix)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from gateway.config import Config, Fleet, Upstream
-from gateway.fleet.draining import Draining, Drains
+from gateway.fleet.draining import Drains, GivingWay
 from gateway.fleet.etcd import Etcd
 from gateway.fleet.following import AGAIN_SECONDS
 from gateway.fleet.held import PATIENCE_SECONDS, HeldLease
@@ -75,7 +75,7 @@ class FleetMember:
         """Those of which the home is here, or that somebody asks for."""
         self._asking = trio.CapacityLimiter(AT_ONCE)
         self._drains = Drains(etcd, self.settings)
-        self.draining = Draining(
+        self.draining = GivingWay(
             self._drains, self.held, self._taking, office, self.homes, self._others, log, AT_ONCE
         )
         self._leaves = False
