@@ -120,7 +120,7 @@ class Access:
             for chain in self._of_rules
             for placed in chain
         )
-        hides = any(rule.hide for rule in config.rule) or config.tickets.directory is not None
+        hides = any(rule.hide for rule in config.rule) or config.tickets.are_kept
         self._hides = self._renames or hides or any(export.hide for export in config.exports)
 
     @property

@@ -7,7 +7,7 @@ of a socket pair, and its bytes are relayed between the other end and the connec
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,12 +24,18 @@ from gateway.upstream.configured import StartError
 
 if TYPE_CHECKING:
     from gateway.fleet.etcd import Etcd
+    from gateway.fleet.home import DiskHome
     from gateway.fleet.member import FleetMember
+    from gateway.fleet.record import LostOf
+    from gateway.fleet.tickets import EtcdTickets
     from gateway.handover.given import DiskSite, Given
     from gateway.net.listen import Listener
     from gateway.net.options import RelaySocket
-    from gateway.sessions.service import Service
+    from gateway.sessions.opened import Location
+    from gateway.sessions.service import Relayed, Service
+    from gateway.tickets.book import Book
     from gateway.tls.credentials import ClientCredentials, ServerCredentials
+    from gateway.upstream.server import Server
     from gateway.uri import NbdUri
 
 HANDSHAKE_SECONDS = 10.0
@@ -115,6 +121,8 @@ class FleetPart:
         assert config.fleet is not None
         self.settings = config.fleet
         self._log = logger(config.log)
+        self._etcd = etcd
+        self._tickets: EtcdTickets | None = None
         try:
             table = table_of(config, counted=counted_by(config))
         except PolicyError as error:
@@ -125,11 +133,12 @@ class FleetPart:
         self._service: Service
         self._listeners: list[Listener]
         self._take: Callable[[Listener, trio.SocketStream, Given], None]
-        self._led = 0
+        self._led: set[str] = set()
+        """Clients that other gateways have led here, by their ids."""
 
     async def open(self) -> None:
         """Listen for the others, and become one of them. Raises `StartError`."""
-        from gateway.fleet.member import NotJoined
+        from gateway.fleet.held import NotJoined
 
         address = self.settings.address
         try:
@@ -142,6 +151,22 @@ class FleetPart:
             await self.aclose()
             raise StartError(f"fleet: {error}") from None
         self._log.info("joined a fleet", gateway=self.settings.name, uri=str(address))
+
+    async def opened_book(self, config: Config) -> Book | None:
+        """Give the tickets of the fleet, if it has any made. Raises `StartError`."""
+        if not config.tickets.etcd:
+            return None
+        from gateway.fleet.etcd import EtcdRefused, EtcdUnavailable
+        from gateway.fleet.tickets import EtcdTickets
+        from gateway.tickets.book import Book
+
+        self._tickets = EtcdTickets(self._etcd, self.settings)
+        book = Book(self._tickets, config)
+        try:
+            await self._tickets.read(book)
+        except (EtcdUnavailable, EtcdRefused) as error:
+            raise StartError(f"tickets: etcd: {error}") from None
+        return book
 
     async def aclose(self) -> None:
         """Listen no more."""
@@ -165,6 +190,8 @@ class FleetPart:
         """Keep the lease, and take whom others lead here, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.member.run)
+            if self._tickets is not None:
+                nursery.start_soon(self._tickets.run)
 
             def take(stream: trio.SocketStream) -> None:
                 attempt = self._service.hub.attempt
@@ -176,32 +203,127 @@ class FleetPart:
     def _short(self, number: int) -> None:
         self._log.error("could not accept a gateway", why=why_short(number))
 
+    def shown(self) -> dict[str, Any]:
+        """Show what the gateway is in its fleet (docs/status.md has the names)."""
+        member = self.member
+        drained = member.draining.shown()
+        return {"gateway": self.settings.name, "homes": len(member.homes()), "drained": drained}
+
     # --- What the member asks of the gateway
 
-    def end_sessions(self, disk: str, why: str) -> None:
+    def end_sessions(self, disk: str, why: str, *, lost: bool) -> None:
         """See `FleetOffice`."""
         from gateway.hub.ends import Cause
 
-        for running in list(self._service.running):
-            location = running.opened.location
-            if self.member.disk_of(location.server.settings, location.name) == disk:
-                running.relaying.finish(why, 0, Cause.UPSTREAM_LOST)
+        seconds = 0 if lost else self._service.config.drain_seconds
+        for running in self._running_on(disk):
+            cause = Cause.UPSTREAM_LOST if lost else Cause.DRAIN
+            running.relaying.finish(why, seconds, cause)
 
     def is_used(self, disk: str) -> bool:
         """See `FleetOffice`."""
-        service = self._service
-        locations = [each.opened.location for each in service.running]
-        locations += [each.location for each in service.opening]
-        return any(
-            self.member.disk_of(each.server.settings, each.name) == disk for each in locations
-        )
+        opening = (each.location for each in self._service.opening)
+        return bool(self._running_on(disk)) or any(self._is_on(each, disk) for each in opening)
+
+    def _is_on(self, location: Location, disk: str) -> bool:
+        return self.member.disk_of(location.server.settings, location.name) == disk
+
+    def _running_on(self, disk: str) -> list[Relayed]:
+        """Give the sessions of a disk that are served here."""
+        running = list(self._service.running)
+        return [each for each in running if self._is_on(each.opened.location, disk)]
+
+    def why_stays(self, disk: str) -> str:
+        """See `FleetOffice`."""
+        running = self._running_on(disk)
+        here = sum(each.membership.session.client.id not in self._led for each in running)
+        if here:
+            return f"{here} sessions whose clients came in here"
+        untold = (each.losses.untold() for each in {each.disk for each in running})
+        count = sum(each.sessions for each in untold if each is not None)
+        return f"{count} sessions that have still to be told what was lost" if count else ""
+
+    @asynccontextmanager
+    async def at_rest(self, disk: str) -> AsyncIterator[None]:
+        """See `FleetOffice`."""
+        from gateway.fleet.home import NotNow
+        from gateway.sessions.holding import Holding, NotDone, Within
+        from gateway.sessions.pausing import COMMAND_SECONDS
+
+        def names() -> set[str]:
+            opening = [each for each in self._service.opening if self._is_on(each.location, disk)]
+            return {each.name for each in self._running_on(disk)} | {
+                each.grant.name for each in opening
+            }
+
+        holding, held = Holding(self._service), names()
+        try:
+            within = Within(COMMAND_SECONDS)
+            await holding.hold(held, within, accept_loss=True, who="fleet drain")
+        except NotDone as error:
+            raise NotNow(str(error)) from None
+        try:
+            if names() - held:
+                raise NotNow("somebody has opened it meanwhile")
+            yield
+        finally:
+            holding.let_go_on(*held)
+
+    def lost(self, home: DiskHome) -> Collection[LostOf]:
+        """See `FleetOffice`."""
+        from gateway.fleet.record import LostOf
+        from gateway.links.disk import NOT_REMEMBERED
+
+        disks, found = self._service.disks, list[LostOf]()
+        for server in self._servers_of(home):
+            if home.name is not None:
+                disks.at(
+                    server, home.name
+                )  # one that is remembered by a hash alone is found by its name
+            for each in disks.there():
+                key, name = each.key
+                if key != server.disks or home.name not in (None, name):
+                    continue
+                untold, left = each.losses.untold(), each.losses.left_behind()
+                why = [*(untold.why if untold else ()), *([left[0]] if left else ())]
+                ranges = {*(untold.ranges if untold else ()), *(left[1] if left else ())}
+                if why:
+                    found.append(LostOf(name, "; ".join(dict.fromkeys(why)), tuple(sorted(ranges))))
+            named, all_of = disks.remembered()
+            if home.name is None and (
+                server.disks in all_of or any(at == server.disks for at, _ in named)
+            ):
+                found.append(LostOf(None, NOT_REMEMBERED))
+        return found
+
+    def tell(self, home: DiskHome, lost: Collection[LostOf]) -> None:
+        """See `FleetOffice`."""
+        disks = self._service.disks
+        for server in self._servers_of(home)[:1]:
+            for each in lost:
+                name = home.name if each.name is None else each.name
+                if name is None:
+                    disks.remember(server.disks, None)
+                    continue
+                disk = disks.at(server, name)
+                disk.losses.tell_the_next(each.why, each.ranges)
+                disk.is_left()  # nobody is on it yet
+
+    def _servers_of(self, home: DiskHome) -> list[Server]:
+        """Give the servers that lead to a disk, of those with the same disks one."""
+        found = {
+            each.disks: each
+            for each in self._service.led_to
+            if self.member.disk_of(each.settings, home.name or "") == home.disk
+        }
+        return [*found.values()]
 
     # --- Clients that go
 
     async def takes(self, client: Given) -> tuple[RelaySocket, bytes] | None:
         """See `Gateways`."""
         from gateway.fleet.door import NotTaken, lead
-        from gateway.fleet.member import AGAIN_SECONDS
+        from gateway.fleet.following import AGAIN_SECONDS
         from gateway.protocol.errors import Refusal
         from gateway.uri import UriError, parse_nbd_uri
         from gateway.wire.constants import Rep
@@ -245,13 +367,17 @@ class FleetPart:
 
         seconds = self.settings.lease_seconds
         async with plain:
-            if self._led >= MOST_LED:
+            if len(self._led) >= MOST_LED:
                 return
-            self._led += 1
+            client = f"nobody yet, {id(plain)}"
+            self._led.add(client)
             try:
                 tune(plain.socket, keepalive_seconds=seconds, user_timeout_seconds=seconds)  # type: ignore[arg-type] # as a plain one
                 with trio.fail_after(HANDSHAKE_SECONDS):
                     stream, given = await received(plain, self._server)
+                self._led.discard(client)
+                client = given.session_id
+                self._led.add(client)
                 said, why = await self._home_here(given.site)
                 await answer(stream, said, why)
                 if said != "taken":
@@ -270,7 +396,7 @@ class FleetPart:
             except (trio.BrokenResourceError, trio.TooSlowError) as error:
                 self._log.warning("nobody of the fleet", why=str(error) or "it says nothing")
             finally:
-                self._led -= 1
+                self._led.discard(client)
 
     async def _home_here(self, site: DiskSite | None) -> tuple[str, str]:
         """Say whether a disk is served here now, and if not, why."""

@@ -35,6 +35,8 @@ class Overview:
         self._drained, self._leaving = drained, leaving
         self.older_shown: Callable[[], dict[str, Any] | None] = lambda: None
         """See `House`."""
+        self.fleet_shown: Callable[[], dict[str, Any] | None] = lambda: None
+        """See `House`."""
 
     def is_drained(self, listener: Listener) -> bool:
         """Say whether no more clients are taken there."""

@@ -150,6 +150,8 @@ async def serve(
                             become_whom_it_says(config)
                         standing.tickets = await ticketing.opened_book(config)
                         async with fleet_of(config, options.ends_with) as part:
+                            if part is not None:
+                                standing.tickets = await part.opened_book(config)
                             run = _Run(
                                 *(config, options, source, standing, embedded, signals, listening),
                                 *(newer, file, member, part),
@@ -302,6 +304,7 @@ class _Run:
             self.keep(self._standing.tickets)
         if self._fleet is not None:
             listeners = self._standing.doors.listeners
+            self._overview.fleet_shown = self._fleet.shown
             self._fleet.begin(self._service, listeners, self.take)
             begin(self._fleet.run)
         if self._member is not None:

@@ -44,7 +44,7 @@ NAME_BYTES = 16
 SHOWN_AT_A_TIME = 40
 """How many are shown before the others have their turn: a third of a millisecond."""
 
-NOWHERE = "exports can be made at run time where [tickets] says in which directory they are kept"
+NOWHERE = "exports can be made at run time where [tickets] says where they are kept"
 
 
 def verbs_of(service: Service) -> dict[str, Verb]:

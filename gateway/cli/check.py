@@ -112,8 +112,9 @@ def summary(config: Config) -> Iterator[str]:
             yield f"upstream {name} is not used: no [[export]] leads there"
     if config.control.socket is not None:
         yield f"nbd-gateway reload finds it at {config.control.socket}"
-    if config.tickets.directory is not None:
-        yield f"nbd-gateway export add makes exports, which are kept in {config.tickets.directory}"
+    if config.tickets.are_kept:
+        where = config.tickets.directory or "the fleet's etcd"
+        yield f"nbd-gateway export add makes exports, which are kept in {where}"
     if config.fleet is not None:
         yield (
             f"is {config.fleet.name} of a fleet, by etcd at {', '.join(config.fleet.etcd)}; others reach it at"

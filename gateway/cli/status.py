@@ -51,6 +51,12 @@ def _text(shown: dict[str, Any]) -> str:
     if older := shown["older"]:
         clients = f"{plural(older['clients'], 'client')}, {older['sessions']} of them in sessions"
         facts.append(("before us", f"process {older['pid']} ({older['version']}) has {clients}"))
+    if fleet := shown["fleet"]:
+        facts.append(("in a fleet", f"{fleet['gateway']}, home of {fleet['homes']} disks"))
+        if fleet["drained"] is not None:
+            from gateway.cli.fleet import drained_in_words
+
+            facts.append(("is drained", drained_in_words(fleet["drained"])))
     for each in shown["pauses"]:
         facts.append(("paused", f"{each['export']!r} by {each['by']} since {each['since']}"))
     if (more := len(shown["paused"]) - len(shown["pauses"])) > 0:

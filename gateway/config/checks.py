@@ -280,7 +280,7 @@ def _tickets(data: Data, where: Where) -> Iterator[Finding]:
     spoken_to = "admin" in data or (isinstance(control, dict) and "socket" in control)
     if has_tickets(data) and not spoken_to:
         text = "tickets are made over the control socket, or over HTTP: [control] or [admin] has it"
-        yield ("tickets", "directory"), text
+        yield ("tickets", "directory" if "directory" in data["tickets"] else "etcd"), text
 
 
 def _upstreams(data: Data, where: Where) -> Iterator[Finding]:

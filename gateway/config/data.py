@@ -58,7 +58,7 @@ def tables_of(data: Data, key: str) -> list[tuple[KeyPath, Data]]:
 def has_tickets(data: Data) -> bool:
     """Say whether exports can be made at run time."""
     tickets = data.get("tickets")
-    return isinstance(tickets, dict) and "directory" in tickets
+    return isinstance(tickets, dict) and ("directory" in tickets or tickets.get("etcd") is True)
 
 
 def nbd_uri(table: Data) -> NbdUri | None:

@@ -10,19 +10,17 @@ from gateway.config.data import Data, Finding, Vocabulary, array_of, tables_of, 
 from gateway.config.worker_checks import counted
 from gateway.uri import NbdUri
 
-_NOT_YET = {
-    "tickets": "exports that are made at run time are kept by one gateway, and not yet by a fleet",
-}
-
 
 def fleet(data: Data, vocabulary: Vocabulary | None) -> Iterator[Finding]:
     """Find what would not be true in a fleet."""
-    table = data.get("fleet")
+    table, tickets = data.get("fleet"), data.get("tickets")
     if not isinstance(table, dict):
+        if isinstance(tickets, dict) and tickets.get("etcd") is True:
+            yield ("tickets", "etcd"), "there is no [fleet], which says where etcd is"
         return
-    for key, text in _NOT_YET.items():
-        if key in data:
-            yield (key,), f"{text}: leave [{key}] out, or [fleet]"
+    if isinstance(tickets, dict) and "directory" in tickets:
+        text = "all gateways of a fleet have the same tickets: write etcd = true in its place"
+        yield ("tickets", "directory"), text
     control = data.get("control")
     if isinstance(control, dict) and control.get("reload-on-change") is True:
         text = "a gateway of a fleet does not reload yet: leave this out with [fleet]"

@@ -272,6 +272,17 @@ class Tickets(Section):
         default=None,
         description="Where they are kept, a file each. Without it, none can be made.",
     )
+    # A directory is one gateway's, and all of a fleet have the same tickets.
+    etcd: bool = Field(
+        default=False,
+        description="For a gateway of a [fleet], in place of a directory: they are kept in its etcd, and are"
+        " there at all of its gateways.",
+    )
+
+    @property
+    def are_kept(self) -> bool:
+        """They can be made."""
+        return self.etcd or self.directory is not None
 
 
 class Config(Section):
@@ -341,7 +352,7 @@ class Config(Section):
         every name through. Where tickets are made, nothing is implied: a name that leads to a disk without
         one would make them worth nothing.
         """
-        if self.export or self.tickets.directory is not None:
+        if self.export or self.tickets.are_kept:
             return self.export
         [(upstream, settings)] = self.upstream.items()
         name = settings.export

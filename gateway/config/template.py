@@ -265,8 +265,11 @@ uri = "nbd://127.0.0.1:10809"
 [tickets]
 # Where "nbd-gateway export add" keeps them, a file each. Without any [[export]], there are no others then.
 #directory = "/var/lib/nbd-gateway/tickets"
+# In place of that for a gateway of a fleet: its etcd has them, for all of its gateways.
+#etcd = false
 
 # ---- several gateways that serve as one, by way of etcd ----
 
-# [fleet] does not go with [tickets], among others: docs/fleet.md has an example of it, and says what does.
+# [fleet] does not go with a directory of [tickets], among others: docs/fleet.md has an example of it, and says
+# what does.
 """

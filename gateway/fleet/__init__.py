@@ -1,14 +1,21 @@
 """Several gateways on several machines that serve as one: which of them may serve a disk is decided by etcd.
 
-member.py   a gateway as one of a fleet: its lease, its disks, and where the homes of others are
-door.py     how a client goes from the gateway where it came in to the home of its disk
-guarded.py  a link's socket that looks before each batch whether it still may
-keys.py     the names of keys in etcd, and what they say; pure
-lease.py    how long a gateway may rely on its lease; pure
-opening.py  the etcd of a configuration, with what it wants of us
-etcd.py     leases, keys and transactions of etcd, over its JSON gateway
-record.py   who may write to a disk, as etcd keeps it; pure
-tenure.py   a gateway's time as the home of one disk: when it may begin, and whether it still may; pure
+member.py     a gateway as one of a fleet: which disk a client asks for, and who serves it
+held.py       the lease that it holds: got, kept, and what is done when it cannot be kept
+taking.py     a disk is taken, cleared and given away at etcd
+home.py       one disk whose home is here: its tenure, and the sockets of its links
+draining.py   a gateway is drained: its disks are given away in good order
+office.py     what a member asks of the gateway around it
+door.py       how a client goes from the gateway where it came in to the home of its disk
+guarded.py    a link's socket that looks before each batch whether it still may
+keys.py       the names of keys in etcd, and what they say; pure
+lease.py      how long a gateway may rely on its lease; pure
+record.py     who may write to a disk, as etcd keeps it; pure
+tenure.py     a gateway's time as the home of one disk: when it may begin, and whether it still may; pure
+opening.py    the etcd of a configuration, with what it wants of us
+etcd.py       leases, keys, transactions and changes of etcd, over its JSON gateway
+tickets.py    exports that are made at run time, at all gateways of a fleet
+following.py  keys that are followed: all below a prefix, as etcd had them a moment ago
 
 docs/fleet.md has what users are told of it, and what all this does not promise.
 """

@@ -1,5 +1,5 @@
-"""What of etcd's API v3 a fleet needs, over the JSON gateway that every member has: leases, keys, and
-transactions that compare first. https://etcd.io/docs/v3.4/dev-guide/api_grpc_gateway/
+"""What of etcd's API v3 a fleet needs, over the JSON gateway that every member has: leases, keys, transactions
+that compare first, and what has changed. https://etcd.io/docs/v3.4/dev-guide/api_grpc_gateway/
 
 Several members are one etcd. A call goes to the member that answered last; if that one gives no answer, or says
 that it has no leader, to the next, each once. So a call may have been carried out although the member that did
@@ -10,6 +10,9 @@ Keys and values are text here, and base64 on the way; numbers of 64 bits are tex
 password a token is got first; it goes with every call, and another one is got when etcd does not know it any
 more.
 
+Changes are asked for after a revision, and waited for (`changes`): nothing is missed between two questions, and
+one that waits for long is asked anew, so that a member which has stopped is not believed for longer.
+
 The only module that imports httpx, which is there with the extra `fleet`.
 """
 
@@ -18,8 +21,9 @@ from __future__ import annotations
 import json
 import ssl
 from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import httpx
@@ -38,12 +42,20 @@ NO_LEADER, TOKEN_UNKNOWN = 14, 16
 """Codes of gRPC: UNAVAILABLE (also: it took too long), UNAUTHENTICATED."""
 
 
+HAS_LEADER = {"Grpc-Metadata-hasleader": "true"}
+"""With this a member that has lost the others says so to whoever waits for changes at it."""
+
+
 class EtcdUnavailable(Exception):
     """No member has answered; the text says what came of each. It may or may not have been done."""
 
 
 class EtcdRefused(Exception):
     """etcd has answered that it will not; the text is its own. It was not done."""
+
+
+class EtcdForgotten(Exception):
+    """etcd does not know any more what has changed after that revision: all has to be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +68,8 @@ class EtcdKey:
     """Of its last change; 0: it is not there."""
     lease: int = 0
     """The lease it ends with; 0: none."""
+    gone: bool = False
+    """That change has removed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +164,9 @@ class Etcd:
         as_read: Sequence[EtcdKey],
         puts: Sequence[EtcdPut] = (),
         deletes: Sequence[str] = (),
-    ) -> bool:
-        """Set keys and remove keys, all or none, if each of `as_read` was not changed since. Say whether it was
-        done. After a no, read: it may be that it was done, and the answer was lost.
+    ) -> int:
+        """Set keys and remove keys, all or none, if each of `as_read` was not changed since. Give the revision
+        at which it was done; 0: it was not. Then read: it may be that it was done, and the answer was lost.
         """
         compare = [
             {
@@ -175,18 +189,40 @@ class Etcd:
         ]
         done += [{"request_delete_range": {"key": _encoded(each)}} for each in deletes]
         said = await self._call("kv/txn", {"compare": compare, "success": done})
-        return bool(said.get("succeeded"))
+        return int(said["header"]["revision"]) if said.get("succeeded") else 0
+
+    async def changes(self, prefix: str, after: int, seconds: float) -> tuple[list[EtcdKey], int]:
+        """Wait for `seconds` at most until keys that begin with `prefix` change after a revision. Give each
+        change as the key was then, in order, and after which revision to ask for more. Raises `EtcdForgotten`.
+        """
+        asked = {
+            "create_request": {
+                "key": _encoded(prefix),
+                "range_end": _behind(prefix),
+                "start_revision": str(after + 1),
+            }
+        }
+        found: tuple[list[EtcdKey], int] = await self._call(
+            "watch", asked, partial(self._listen, seconds, after)
+        )
+        return found
 
     # --- Calls
 
-    async def _call(self, what: str, asked: Mapping[str, object]) -> Any:
+    async def _call(
+        self,
+        what: str,
+        asked: Mapping[str, object],
+        ask: Callable[[str, str, Mapping[str, object]], Awaitable[Any]] | None = None,
+    ) -> Any:
+        ask = ask or self._ask
         tried: list[str] = []
         again = True
         while len(tried) < len(self._members):
             member = self._members[self._first]
             try:
                 await self._authenticate_if_needed()
-                return await self._ask(member, what, asked)
+                return await ask(member, what, asked)
             except _Unanswered as error:
                 tried.append(f"{member}: {error}")
                 self._next()
@@ -224,6 +260,60 @@ class Etcd:
         except (httpx.HTTPError, OSError) as error:
             raise _Unanswered(_words(error)) from None
         return self._read(bytes(content))
+
+    async def _listen(
+        self, seconds: float, after: int, member: str, what: str, asked: Mapping[str, object]
+    ) -> tuple[list[EtcdKey], int]:
+        """Ask a member what changes, and listen until something has, or it has said nothing for so long. It
+        says at once that it has understood: if not that, it is as good as gone.
+        """
+        understood, content = False, b""
+        found: list[EtcdKey] = []
+        failed: Exception | None = None
+        headers = {**self._headers(), **HAS_LEADER}
+        timeout = httpx.Timeout(self._seconds, read=max(seconds, self._seconds))
+        try:
+            async with self._http.stream(
+                "POST", f"{member}/v3/{what}", json=asked, headers=headers, timeout=timeout
+            ) as answer:
+                # Cancelled, not left: httpx would leave what reads for the collector.
+                with trio.CancelScope() as reading:
+                    async for piece in answer.aiter_raw():
+                        *lines, content = (content + piece).split(b"\n")
+                        understood = understood or bool(lines)
+                        try:
+                            found += [each for line in lines for each in self._changed(line)]
+                            if len(content) > MOST_ANSWER_BYTES:
+                                raise _Unanswered(f"a line of more than {MOST_ANSWER_BYTES} bytes")
+                        except (EtcdForgotten, EtcdRefused, _Unanswered, _TokenUnknown) as error:
+                            failed = error
+                        if found or failed:
+                            reading.cancel()
+        except httpx.ReadTimeout:
+            if not understood:
+                raise _Unanswered("it does not say that it listens") from None
+            return [], after
+        except (httpx.HTTPError, OSError) as error:
+            raise _Unanswered(_words(error)) from None
+        if failed is not None:
+            raise failed
+        if not found:
+            self._read(content)  # which is why it is over, if it has said that
+            raise _Unanswered("it has ended its answer")
+        return found, found[-1].revision
+
+    def _changed(self, line: bytes) -> list[EtcdKey]:
+        """Give the keys of a line. Raises what there is to be said instead."""
+        said = self._read(line).get("result", {})
+        if said.get("canceled"):
+            if int(said.get("compact_revision", 0)):
+                raise EtcdForgotten
+            why = str(said.get("cancel_reason") or "it does not let us listen")
+            raise _TokenUnknown(why)  # an old token is not said to be one
+        return [
+            replace(_key_of(each["kv"]), gone=each.get("type") == "DELETE")
+            for each in said.get("events", ())
+        ]
 
     def _read(self, content: bytes) -> Any:
         try:

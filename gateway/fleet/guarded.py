@@ -4,7 +4,8 @@ may.
 It stands where the link's own socket would (`gateway.net.options.RelaySocket`), so whatever is sent to the
 server passes here: requests, what the gateway asks by itself, and what is written again after a loss. To
 whoever sends, "it may not" is a connection that is lost. What becomes of sessions then is decided where it
-always is.
+always is. A DISC alone may go at any time: it asks nothing of the disk, and a server that is told of the end
+does not have to find out.
 
 When the lease has run out, `cut` throws away what waits in the kernel to be sent, as far as it can: the socket
 is told to be reset when it is closed (SO_LINGER, socket(7)), and whoever reads from it is woken by its end.
@@ -73,8 +74,10 @@ class GuardedSocket:
 
     def send(self, data: Buffer) -> int:
         """Look, and send some. Raises BlockingIOError, OSError."""
-        self._look()
-        self._ended_well = _is_disc(data)
+        goes = _is_disc(data)
+        if not goes:
+            self._look()
+        self._ended_well = goes
         return self._sock.send(data)
 
     def sendmsg(self, slices: Sequence[Buffer]) -> int:

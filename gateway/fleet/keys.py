@@ -3,6 +3,9 @@
     PREFIX members/NAME    a gateway that is there; ends with its lease
     PREFIX homes/DISK      the home of a disk; ends with that gateway's lease
     PREFIX records/DISK    who may still write to it (`gateway.fleet.record`); never ends by itself
+    PREFIX drains/NAME     a gateway that is to have no disks, whether it is there or not; never ends by itself
+    PREFIX moves/NAME      how far that is with it, as it says; ends with its lease
+    PREFIX tickets/HASH    an export that was made at run time (`gateway.fleet.tickets`); never ends by itself
 
 A disk is known by a hash of its server's address and its name there, or of its server alone, as among workers
 (`gateway.workers.homes`). So all gateways of a fleet must have the same addresses of servers, as written.
@@ -47,6 +50,21 @@ class FleetKeys:
         """What the keys of records begin with."""
         return f"{self.prefix}records/"
 
+    @property
+    def drains(self) -> str:
+        """What the keys of gateways that are drained begin with."""
+        return f"{self.prefix}drains/"
+
+    @property
+    def moves(self) -> str:
+        """What the keys begin with that say how far that is."""
+        return f"{self.prefix}moves/"
+
+    @property
+    def tickets(self) -> str:
+        """What the keys of tickets begin with."""
+        return f"{self.prefix}tickets/"
+
     def member(self, name: str) -> str:
         """Give the key of a gateway."""
         return f"{self.members}{name}"
@@ -80,6 +98,33 @@ def run_said(text: str) -> tuple[HomeRun, dict[str, str]]:
         return HomeRun(texts.pop("gateway"), texts.pop("run"), texts.pop("address")), texts
     except (ValueError, KeyError, AttributeError, RecursionError):
         raise NotSaid(f"expected what a gateway says of itself, got {text:.80}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class DrainAsked:
+    """A gateway is to have no disks."""
+
+    number: str
+    """Which drain it is: another one begins anew."""
+    seconds: float | None
+    """After how long sessions end that cannot go along with their disks, from when the gateway hears of it.
+    None: never."""
+
+    def encode(self) -> str:
+        """Give it as etcd keeps it."""
+        return json.dumps({"v": 1, "number": self.number, "seconds": self.seconds})
+
+
+def drain_said(text: str) -> DrainAsked:
+    """Read what `encode` gave. Raises `NotSaid`."""
+    try:
+        said = json.loads(text)
+        seconds = said["seconds"]
+        if said["v"] != 1 or not isinstance(seconds, int | float | None):
+            raise ValueError
+        return DrainAsked(str(said["number"]), None if seconds is None else float(seconds))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise NotSaid(f"expected that a gateway is drained, of version 1, got {text:.80}") from None
 
 
 def best_of(disk: str, gateways: Collection[str]) -> str:

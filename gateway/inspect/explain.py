@@ -85,7 +85,7 @@ async def explain(config: Config, name: str, client: Client) -> Report:
     except (Exception, SystemExit) as error:
         rules = any(rule.policies for rule in config.rule)
         exports = any(export.policies for export in config.exports)
-        if not rules and not exports and config.tickets.directory is None:
+        if not rules and not exports and not config.tickets.are_kept:
             raise
         raise PolicyBug(f"{type(error).__name__}: {error}") from error
 

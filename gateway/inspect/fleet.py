@@ -1,5 +1,5 @@
-"""What etcd knows of a fleet, for who serves nobody: its gateways, the homes of disks, and who has to be waited
-for. Nothing is changed.
+"""What etcd knows of a fleet, for who serves nobody: its gateways, the homes of disks, who has to be waited
+for, and which gateways are drained. Nothing is changed.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 from gateway.config import Config
+from gateway.fleet.draining import shown_of
 from gateway.fleet.etcd import EtcdKey
 from gateway.fleet.keys import FleetKeys, NotSaid, run_said
 from gateway.fleet.opening import opened_etcd
@@ -21,6 +22,8 @@ async def fleet_shown(config: Config) -> dict[str, Any]:
     async with opened_etcd(config.fleet) as etcd:
         # Homes last: a home that is there has its record, but not the other way about.
         members, _revision = await etcd.below(keys.members)
+        drains, _revision = await etcd.below(keys.drains)
+        moves, _revision = await etcd.below(keys.moves)
         records, _revision = await etcd.below(keys.records)
         homes, _revision = await etcd.below(keys.homes)
     before = {each.key.removeprefix(keys.records): _writers(each) for each in records}
@@ -38,10 +41,19 @@ async def fleet_shown(config: Config) -> dict[str, Any]:
         if writers
     ]
     count = Counter(each["home"] for each in disks)
-    gateways = []
+    drained: dict[str, dict[str, Any]] = {each.key.removeprefix(keys.drains): {} for each in drains}
+    for each in moves:
+        if (name := each.key.removeprefix(keys.moves)) in drained:
+            drained[name] = shown_of(each.value)
+    gateways: list[dict[str, Any]] = []
     for each in members:
         name = each.key.removeprefix(keys.members)
-        gateways.append({"gateway": name, **_said(each), "homes": count[name]})
+        said = {"gateway": name, **_said(each), "homes": count[name]}
+        gateways.append({**said, "there": True, "drained": drained.pop(name, None)})
+    gateways += [
+        {"gateway": name, "homes": count[name], "there": False, "drained": far}
+        for name, far in drained.items()
+    ]
     return {"gateways": gateways, "disks": disks}
 
 

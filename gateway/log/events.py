@@ -1349,9 +1349,30 @@ FLEET = Chapter(
             why=_WHY,
         ),
         _event(
+            "drained",
+            INFO,
+            "An operator has asked for it: the gateway gives its disks to the others, and takes none"
+            " ([how](fleet.md#a-gateway-is-drained)).",
+            homes="of how many disks it is the home",
+            sessions_end_in_seconds="the deadline for sessions that keep their disk here; null: none",
+        ),
+        _event(
+            "drained no more",
+            INFO,
+            "The gateway takes disks again.",
+            homes="of how many disks it is the home still",
+        ),
+        _event(
+            "disk is given away",
+            INFO,
+            "Another gateway may have the disk, and waits for nothing. Its sessions here end.",
+            disk=_FLEET_DISK,
+        ),
+        _event(
             "disk is not given away",
             WARNING,
-            "The gateway ends, and its next home has to wait, or to use the fence.",
+            "If the gateway ends, its next home has to wait, or to use the fence. If it is drained, its clients"
+            " go on here, and it is tried again.",
             "Nothing, if it is seldom; else see why connections to the server end with something under way.",
             disk=_FLEET_DISK,
             why=_WHY,

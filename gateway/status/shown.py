@@ -57,10 +57,11 @@ async def gateway_shown(
     expiries: Collection[Mapping[str, object]] = (),
     sessions_end_in_seconds: float | None = None,
     older: Shown | None = None,
+    fleet: Shown | None = None,
 ) -> Shown:
     """Show the gateway on one screen. It `began` at a time of `time.time`; `terms` are of certificates that are
     over, or will be soon, `expiries` of all; `older` is the process from before an upgrade, while it has
-    clients.
+    clients; `fleet` is what it is in its fleet, if it is in one.
     """
     running, totals = list(service.running), service.counts.all()
     stuck_ones, by_server = list[Relayed](), Counter[int]()
@@ -84,6 +85,7 @@ async def gateway_shown(
         "uptime_seconds": round(time.time() - began, 1),
         "draining": service.draining,
         "older": older,
+        "fleet": fleet,
         "sessions_end_in_seconds": sessions_end_in_seconds,
         "waits_for_sessions": [_waited_for(each) for each in running[:MOST_WAITED_FOR]]
         if service.draining

@@ -82,6 +82,9 @@ class House(Protocol):
     def older_shown(self) -> Shown | None:
         """Show the process from before an upgrade, as long as it has clients."""
 
+    def fleet_shown(self) -> Shown | None:
+        """Show what the gateway is in its fleet; None: it is in none."""
+
     def end(self, seconds: float | None) -> list[str]:
         """End, and let the sessions go on for so long (None: as the configuration says). Give what was done;
         nothing, if they have been told to end already.
@@ -108,6 +111,7 @@ def verbs_of(service: Service, stuck: Stuck, house: House) -> dict[str, Verb]:
             expiries=house.expiries_shown(),
             sessions_end_in_seconds=house.sessions_end_in_seconds(),
             older=house.older_shown(),
+            fleet=house.fleet_shown(),
         )
         return ControlAnswer(True, data=data)
 

@@ -9,6 +9,9 @@ A ticket that does not fit the configuration at a start (its upstream is gone, a
 on the disk and is not in force, until a configuration has a place for it, its time is over, or somebody removes
 it. A reload that would put one out of force is refused (`misfits`).
 
+Where other gateways have the same tickets (`gateway.fleet.tickets`), what they change is `brought`, in its turn
+among our own changes.
+
 The dictionaries of names and chains are given to `Config` and `Access`, which look into them each time.
 """
 
@@ -16,7 +19,6 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Callable, Collection, Iterable, Mapping
-from functools import partial
 from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
@@ -32,7 +34,15 @@ from gateway.config.tickets import misfits, ticket_of
 from gateway.plural import plural
 from gateway.tickets.clock import OF_THE_MACHINE, Clock
 from gateway.tickets.kept import REJOIN_SECONDS, IssuedTicket, Over, seconds_of, text_of
-from gateway.tickets.store import MAX_TICKETS, Store, Unread, file_of, read_all
+from gateway.tickets.store import (
+    MAX_TICKETS,
+    NotKept,
+    TicketChanged,
+    TicketStore,
+    Unread,
+    file_of,
+    read_all,
+)
 from gateway.wire.handshake import shown
 
 if TYPE_CHECKING:
@@ -49,21 +59,30 @@ time."""
 AT_A_TIME = 50
 """Tickets that are ended before the sessions have their turn: a line of the log each, in a millisecond."""
 
+MOST_TRIES = 5
+"""How often a use is written down anew that another gateway has changed the ticket under: three at a time are
+many for one client, and each has its turn."""
+
 MOST_TOLD = 20
 """Files that cannot be read and are told of, each in a line of the log. The others are counted."""
+
+ANOTHER = "another gateway of the fleet"
+"""Who has made, renewed or removed a ticket that is brought."""
 
 Ended = Callable[[Mapping[int, Over]], None]
 """Is told which tickets are over, by their `id`, so that their sessions are ended."""
 
 
 class Book:
-    """The tickets of a directory. `config` is the one that is in force; a reload exchanges it. Without a store,
+    """The tickets of a store. `config` is the one that is in force; a reload exchanges it. Without a store,
     nothing can be changed.
     """
 
     _log: FilteringBoundLogger
 
-    def __init__(self, store: Store | None, config: Config, clock: Clock = OF_THE_MACHINE) -> None:
+    def __init__(
+        self, store: TicketStore | None, config: Config, clock: Clock = OF_THE_MACHINE
+    ) -> None:
         self.config = config
         self.turn = trio.Lock()
         """Whose turn it is to change something."""
@@ -83,6 +102,8 @@ class Book:
         self._number = count()
         self._gone: list[str] = []
         """Names whose files are still there and should not be."""
+        self._leaving: list[IssuedTicket] = []
+        """Those whose use goes on elsewhere, which is to be written down."""
         self._apart = clock.apart
         self._news = trio.Event()
 
@@ -136,19 +157,22 @@ class Book:
         """Take up the content of a file; say why, if it makes no ticket."""
         said = found["ticket"]
         try:
-            made, until, user = (found.get(key) for key in ("made", "until", "user"))
+            made, until = found.get("made"), found.get("until")
+            user, gateways = _user_of(found.get("user")), _texts(found.get("at", []), "at")
+            gateway = None if self._store is None else self._store.gateway
             kept = IssuedTicket(
                 ticket_of(said),  # its policies are looked at when it is put in force
                 said,
                 self._clock,
                 seconds_of(made),
                 None if until is None else seconds_of(until),
-                user=_user_of(user),
+                gateway=gateway,
                 idle=self._look_later,
             )
         except (NoTicket, ValueError, OverflowError) as error:
             return Unread(file_of(said["name"]), str(error))
-        if kept.user is not None:
+        kept.is_used(user, gateways)
+        if user is not None and (gateway is None or gateway in gateways):
             kept.begun, kept.rejoin_until = True, self._clock.steady() + REJOIN_SECONDS
         kept.counts_from_now()
         self._enter(kept)
@@ -185,6 +209,63 @@ class Book:
             self._told = True
             self._tell()
 
+    # --- What other gateways have done, while it is our turn
+
+    def brought(self, name: str, found: Mapping[str, Any]) -> None:
+        """A ticket is kept so now: it was made, renewed or used."""
+        kept = self._all.get(name)
+        if name in self._gone:
+            return  # ours, and to be removed
+        if kept is not None and _is_same(kept, found):
+            self._follow(kept, found)
+            return
+        if kept is not None:
+            self._taken_away(kept)
+        if len(self._all) >= MAX_TICKETS:
+            unread: Unread | None = Unread(
+                file_of(name), f"there are {MAX_TICKETS} tickets already"
+            )
+        else:
+            unread = self._take_up(found)
+        if unread is not None:
+            self.not_read(unread)
+        elif self._told:
+            kept = self._all[name]
+            ours = {"upstream": kept.ticket.upstream, "until": _end(kept)}
+            self._log.info("ticket made", export=name, **ours, by=ANOTHER)
+
+    def not_read(self, unread: Unread) -> None:
+        """What is kept is no ticket."""
+        if self._told:
+            self._log.warning("ticket not read", file=unread.file, why=unread.why)
+        else:
+            self.unread.append(unread)
+
+    def _follow(self, kept: IssuedTicket, found: Mapping[str, Any]) -> None:
+        try:
+            until = None if found.get("until") is None else seconds_of(found["until"])
+            kept.is_used(_user_of(found.get("user")), _texts(found.get("at", []), "at"))
+        except (ValueError, OverflowError) as error:
+            self._log.warning("ticket not read", file=file_of(kept.name), why=str(error))
+            return
+        if until != kept.until:
+            self._is_renewed(kept, until)
+            ours = {"upstream": kept.ticket.upstream, "until": _end(kept)}
+            self._log.info("ticket renewed", export=kept.name, **ours, by=ANOTHER)
+        self._look_later(kept)
+
+    def taken_away(self, name: str) -> None:
+        """A ticket is not kept any more."""
+        if (kept := self._all.get(name)) is not None:
+            self._taken_away(kept)
+
+    def _taken_away(self, kept: IssuedTicket) -> None:
+        over = kept.over() or Over("the ticket was removed", expired=False)
+        self._drop(kept)
+        self._ended({id(kept.ticket): over})
+        ours = {"upstream": kept.ticket.upstream, "until": _end(kept)}
+        self._log.info("ticket removed", export=kept.name, **ours, by=ANOTHER)
+
     # --- Made, renewed, removed
 
     async def add(self, said: Mapping[str, Any], until: float | None, by: str) -> IssuedTicket:
@@ -200,7 +281,12 @@ class Book:
             now = self._clock.wall()
             if until is not None and until <= now:
                 raise NoTicket(f"{text_of(until)} is over already; it is {text_of(now)} here")
-            kept = IssuedTicket(ticket, said, self._clock, now, until, idle=self._look_later)
+            assert self._store is not None
+            kept = IssuedTicket(
+                *(ticket, said, self._clock, now, until),
+                gateway=self._store.gateway,
+                idle=self._look_later,
+            )
             kept.counts_from_now()
             await self._written(kept)
             self._enter(kept)
@@ -224,11 +310,7 @@ class Book:
             content = kept.on_disk()
             kept.until = before  # it is over as before, until the new time is on the disk
             await self._written(kept, content)
-            kept.until = until
-            kept.counts_from_now()
-            self._look_later(kept)
-            if name in self.chains:
-                self.chains[name] = (kept.placed(), *self.chains[name][1:])
+            self._is_renewed(kept, until)
         self._log.info(
             "ticket renewed",
             export=kept.name,
@@ -237,6 +319,13 @@ class Book:
             by=by,
         )
         return kept
+
+    def _is_renewed(self, kept: IssuedTicket, until: float | None) -> None:
+        kept.until = until
+        kept.counts_from_now()
+        self._look_later(kept)
+        if kept.name in self.chains:
+            self.chains[kept.name] = (kept.placed(), *self.chains[kept.name][1:])
 
     async def remove(self, name: str, by: str) -> str | None:
         """End a ticket and its sessions. Say why its file is there still, if it is. Raises `NoTicket`."""
@@ -263,10 +352,19 @@ class Book:
             return  # if it is over, the rules say so
         async with self.turn:
             user = kept.user
-            if kept.begun or user is None or self._all.get(name) is not kept:
-                return
-            await self._written(kept, {**kept.on_disk(), "user": list(user)})
-            kept.begins_use(user)
+            for tried in range(MOST_TRIES):
+                if kept.begun or user is None or self._all.get(name) is not kept:
+                    return
+                if kept.kept_user not in (None, user):
+                    raise NoTicket("the ticket is for one use, and another client uses it")
+                used = {"user": list(user), **kept.used_at(here=True)}
+                try:
+                    await self._written(kept, {**kept.on_disk(), **used})
+                except _Changed:
+                    if tried == MOST_TRIES - 1:
+                        raise
+                    continue  # of two clients at two gateways the first has it
+                kept.begins_use(user)
 
     def _there(self, name: str) -> IssuedTicket:
         kept = self._all.get(name)
@@ -278,16 +376,16 @@ class Book:
         """Have a ticket on the disk, whoever goes meanwhile. Raises `NoTicket`."""
         assert self._store is not None
         name, there = kept.name, self._all.get(kept.name)
-        write = partial(self._store.write, name, content or kept.on_disk())
         try:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(write)
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else str(error)
+                await self._store.put(name, content or kept.on_disk())
+        except TicketChanged as error:
+            raise _Changed(str(error)) from None
+        except NotKept as error:
             if there is None:
                 self._gone.append(name)  # it may be there, and not for sure
                 self._news.set()
-            raise NoTicket(f"{self._store.directory}: {why}") from None
+            raise NoTicket(f"{self._store.place}: {error}") from None
         if self._all.get(name) is not there:
             await self._files_removed([name])
             raise NoTicket(f"the ticket {shown(name)} has ended meanwhile")
@@ -298,9 +396,9 @@ class Book:
         gone = [name for name in names if name not in self._all]  # it may have been made anew
         try:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._store.remove, gone)
-        except OSError as error:
-            why = f"{self._store.directory}: {error.strerror}"
+                await self._store.drop(gone)
+        except NotKept as error:
+            why = f"{self._store.place}: {error}"
             self._log.warning("ticket not removed from the disk", tickets=len(gone), why=why)
             return why
         return None
@@ -346,10 +444,24 @@ class Book:
                 gone, self._gone = self._gone, []
                 async with self.turn:
                     await self._files_removed(gone)
+            leaving, self._leaving = self._leaving, []
+            for kept in leaving:
+                async with self.turn:
+                    await self._leave(kept)
             wait = self._due[0][0] - self._clock.steady() if self._due else inf
             with trio.move_on_after(min(max(wait, 0), LOOK_SECONDS if self._due else inf)):
                 await self._news.wait()
             self._news = trio.Event()
+
+    async def _leave(self, kept: IssuedTicket) -> None:
+        """Write down that the use of a ticket is not here any more, if that is so still."""
+        if kept.has_left and self._all.get(kept.name) is kept:
+            try:
+                await self._written(kept, {**kept.on_disk(), **kept.used_at(here=False)})
+                kept.is_left()
+            except NoTicket:  # or it was changed, and may be over: it is looked at again
+                kept.rejoin_until = self._clock.steady() + LOOK_SECONDS
+            self._look_later(kept)
 
     async def look(self) -> None:
         """End what is over now."""
@@ -376,6 +488,9 @@ class Book:
                 continue  # it is looked at another time, or has gone
             kept.looked_at = inf
             why = kept.over()
+            if why is None and kept.has_left:
+                self._leaving.append(kept)
+                continue
             if why is None:
                 self._look_later(kept)
                 continue
@@ -392,6 +507,15 @@ class Book:
             self._store.close()
 
 
+class _Changed(NoTicket):
+    """Another gateway has changed it at the same moment."""
+
+
+def _is_same(kept: IssuedTicket, found: Mapping[str, Any]) -> bool:
+    """Say whether what is kept is a ticket that we have, and not another one of its name."""
+    return bool(kept.said == found["ticket"] and text_of(kept.made) == found.get("made"))
+
+
 def _end(kept: IssuedTicket) -> str:
     return "it is removed" if kept.until is None else text_of(kept.until)
 
@@ -400,9 +524,14 @@ def _user_of(user: object) -> tuple[str, ...] | None:
     """Read who uses a ticket. Raises ValueError."""
     if user is None:
         return None
-    if not isinstance(user, list) or not all(isinstance(each, str) for each in user):
-        raise ValueError(f"expected a list of texts as user, got {user}")
-    return tuple(user)
+    return _texts(user, "user")
+
+
+def _texts(found: object, key: str) -> tuple[str, ...]:
+    """Read a list of texts. Raises ValueError."""
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise ValueError(f"expected a list of texts as {key}, got {found}")
+    return tuple(found)
 
 
 def _placed(ticket: Ticket) -> Iterable[Placed]:

@@ -11,12 +11,17 @@ That a use has begun is on the disk before the client is told that the export is
 a kill of the gateway at any moment nobody else gets it; the same client may come back, within `REJOIN_SECONDS`
 of the start.
 
+Several gateways may have the same tickets. Then each that a use has come to is named where the ticket is kept,
+and takes itself out when nobody has come back to it for so long; the last one ends the use. One that was
+killed, and does not come back, stays named: the use goes on until the ticket's time, for the same client and
+nobody else.
+
 All this is said by a policy, the first of the ticket's chain, so that whoever asks the rules asks the ticket.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import inf
@@ -65,7 +70,13 @@ class IssuedTicket:
     user: tuple[str, ...] | None = None
     """The identity of who uses it, if it is for one use."""
     begun: bool = False
-    """Its use has begun, and that is on the disk."""
+    """Its use has come here, and that is where the ticket is kept."""
+    gateway: str | None = None
+    """What this gateway is called, where several have the ticket."""
+    others: frozenset[str] = frozenset()
+    """The other gateways that its use has come to."""
+    kept_user: tuple[str, ...] | None = None
+    """Whose use it is, as it is kept."""
     sessions: int = 0
     rejoin_until: float = inf
     """Its use is over then, on the steady clock, if nobody comes back."""
@@ -94,9 +105,28 @@ class IssuedTicket:
         steady = self.clock.steady()
         if self.until is not None and (steady >= self.due or self.clock.wall() >= self.until):
             return Over(f"the ticket was in force until {text_of(self.until)}", True)
-        if self.begun and not self.sessions and steady >= self.rejoin_until:
+        if self._nobody_came_back and not self.others:
             return Over("the ticket was for one use, and was used", True)
         return None
+
+    @property
+    def _nobody_came_back(self) -> bool:
+        return self.begun and not self.sessions and self.clock.steady() >= self.rejoin_until
+
+    @property
+    def has_left(self) -> bool:
+        """Its use goes on, but not here."""
+        return self._nobody_came_back and bool(self.others)
+
+    def is_left(self) -> None:
+        """It is kept that its use is not here any more."""
+        self.begun, self.rejoin_until = False, inf
+
+    def is_used(self, user: tuple[str, ...] | None, gateways: Collection[str]) -> None:
+        """It is kept so, by whomever: whose use it is, and which gateways that has come to."""
+        self.kept_user, self.others = user, frozenset(gateways) - {self.gateway or ""}
+        if not self.sessions:
+            self.user = user
 
     def refuses(self, client: Client) -> str | None:
         """Say why a client does not get the export."""
@@ -116,7 +146,7 @@ class IssuedTicket:
 
     def begins_use(self, user: tuple[str, ...]) -> None:
         """The disk has whose use it is. Whoever had asked may have gone meanwhile."""
-        self.begun, self.user = True, user
+        self.begun, self.user, self.kept_user = True, user, user
         if not self.sessions:
             self._waits_for_more()
 
@@ -132,13 +162,25 @@ class IssuedTicket:
         if self.begun:
             self._waits_for_more()
         else:
-            self.user = None  # it was not opened after all
+            self.user = self.kept_user  # it was not opened after all
 
     def on_disk(self) -> dict[str, Any]:
         """Give what its file says."""
         until = None if self.until is None else text_of(self.until)
-        user = list(self.user) if self.user is not None and self.begun else None
-        return {"ticket": self.said, "made": text_of(self.made), "until": until, "user": user}
+        user = self.user if self.begun else self.kept_user
+        return {
+            "ticket": self.said,
+            "made": text_of(self.made),
+            "until": until,
+            "user": None if user is None else list(user),
+            **self.used_at(here=self.begun),
+        }
+
+    def used_at(self, *, here: bool) -> dict[str, Any]:
+        """Give where its use has come to, as its file says it, if there are several gateways."""
+        if self.gateway is None:
+            return {}
+        return {"at": sorted({*self.others, self.gateway} if here else self.others)}
 
     def placed(self) -> Placed:
         """Give the policy that speaks for it."""

@@ -15,7 +15,8 @@ The directory is the one that was opened at the start, whatever is done to its n
 removed from it wherever it has been moved to. None is written while another directory, or none, has the name:
 the next start would look there, and another gateway may have it.
 
-Everything here may hang as long as the disk does, so it is called in a thread.
+Everything here may hang as long as the disk does, so it is called in a thread. `TicketStore` is what a book
+asks of whoever keeps its tickets: this, or the etcd of a fleet (`gateway.fleet.tickets`).
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import trio
 
 from gateway.there import unexpanded
 from gateway.whole import write_whole
@@ -51,6 +55,37 @@ ENDING, BESIDE = ".json", ".new"
 EXCHANGED = "another directory is in its place since the start; a restart reads that one"
 
 
+class NotKept(Exception):
+    """A ticket cannot be kept now; the text says why."""
+
+
+class TicketChanged(NotKept):
+    """Another gateway has changed a ticket at the same moment. The book has been told what it is now."""
+
+
+class TicketStore(Protocol):
+    """Keeps tickets."""
+
+    @property
+    def place(self) -> str:
+        """Where, in words."""
+
+    @property
+    def gateway(self) -> str | None:
+        """What this gateway is called among those that have the same tickets; None: it is alone."""
+
+    async def put(self, name: str, content: Mapping[str, Any]) -> None:
+        """Keep a ticket, in the place of the one before it. Raises `NotKept`: then the one before is there
+        still, or nobody knows which.
+        """
+
+    async def drop(self, names: Sequence[str]) -> None:
+        """Keep tickets no more, where there are any. Raises `NotKept`: some may come back."""
+
+    def close(self) -> None:
+        """Let another gateway have the place."""
+
+
 class StoreError(Exception):
     """The directory cannot be used; the text is for people."""
 
@@ -65,6 +100,8 @@ class Unread:
 
 class Store:
     """The files of one directory, which is this gateway's as long as it is open. Raises `StoreError`."""
+
+    gateway: str | None = None
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -81,6 +118,27 @@ class Store:
             os.close(self._held)
             why = "another gateway has it" if isinstance(error, BlockingIOError) else error.strerror
             raise StoreError(f"{directory} cannot be had: {why}") from None
+
+    @property
+    def place(self) -> str:
+        """See `TicketStore`."""
+        return str(self.directory)
+
+    async def put(self, name: str, content: Mapping[str, Any]) -> None:
+        """See `TicketStore`."""
+        try:
+            await trio.to_thread.run_sync(partial(self.write, name, content))
+        except OSError as error:
+            raise NotKept(error.strerror) from None
+        except ValueError as error:
+            raise NotKept(str(error)) from None
+
+    async def drop(self, names: Sequence[str]) -> None:
+        """See `TicketStore`."""
+        try:
+            await trio.to_thread.run_sync(self.remove, names)
+        except OSError as error:
+            raise NotKept(error.strerror) from None
 
     def close(self) -> None:
         """Let another gateway have it."""
@@ -99,11 +157,7 @@ class Store:
         would be larger than may be. Then the one before is there still, or (where the directory could not be
         synced) nobody knows which.
         """
-        text = json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n"
-        if len(text) > MAX_TICKET_BYTES:
-            raise ValueError(
-                f"expected a ticket of {MAX_TICKET_BYTES} bytes at most, got {len(text)}"
-            )
+        text = text_of_content(content)
         if not self._is_in_its_place():
             raise OSError(errno.ESTALE, EXCHANGED)
         path = self.directory / file_of(name)
@@ -160,6 +214,19 @@ def _content(path: Path) -> dict[str, Any]:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             raise ValueError("is no file")
         text = os.read(file, MAX_TICKET_BYTES + 1)
+    return content_of(text, path.name)
+
+
+def text_of_content(content: Mapping[str, Any]) -> bytes:
+    """Give a ticket as it is kept. Raises `ValueError` if it would be larger than may be."""
+    text = json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n"
+    if len(text) > MAX_TICKET_BYTES:
+        raise ValueError(f"expected a ticket of {MAX_TICKET_BYTES} bytes at most, got {len(text)}")
+    return text
+
+
+def content_of(text: bytes, file: str) -> dict[str, Any]:
+    """Read what is kept under the name of a file. Raises `ValueError`, `RecursionError`."""
     if len(text) > MAX_TICKET_BYTES:
         raise ValueError(f"is larger than {MAX_TICKET_BYTES} bytes, which no ticket is")
     try:
@@ -170,7 +237,7 @@ def _content(path: Path) -> dict[str, Any]:
     name = ticket.get("name") if isinstance(ticket, dict) else None
     if not isinstance(content, dict) or not isinstance(name, str):
         raise ValueError("says nothing of a ticket")
-    if path.name != _safe(name):
+    if file != _safe(name):
         raise ValueError("is not where its name belongs: somebody has copied or renamed it")
     return content
 

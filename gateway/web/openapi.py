@@ -81,6 +81,14 @@ SHOWN: Mapping[str, Schema] = {
         handshakes=by_name(COUNT),
         tls_versions=by_name(COUNT),
     ),
+    "Drained": thing(
+        left=COUNT,
+        moved=COUNT,
+        moving=many(thing(disk=TEXT, what=TEXT)),
+        stays=many(thing(disk=TEXT, why=TEXT)),
+        more=COUNT,
+        sessions_end_in_seconds=perhaps(SECONDS),
+    ),
     "Upstream": thing(
         upstream=TEXT,
         servers=many(TEXT),
@@ -103,6 +111,7 @@ SHOWN: Mapping[str, Schema] = {
         uptime_seconds=SECONDS,
         draining=TRUTH,
         older=perhaps(thing(pid=COUNT, version=TEXT, clients=COUNT, sessions=COUNT)),
+        fleet=perhaps(thing(gateway=TEXT, homes=COUNT, drained=perhaps(one("Drained")))),
         sessions_end_in_seconds=perhaps(SECONDS),
         waits_for_sessions=many(thing(session=TEXT, export=TEXT, client=TEXT, in_flight=COUNT)),
         listeners=many(one("Listener")),

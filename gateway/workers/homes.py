@@ -134,7 +134,11 @@ def home_of(table: Table, settings: Upstream, name: str, workers: int) -> int | 
 
 
 def counted_by(config: Config) -> bool:
-    """Say whether there are policies that count the sessions of an export. Raises `PolicyError`."""
+    """Say whether there are policies that count the sessions of an export, or may be: tickets, which several
+    processes have, can name any. Raises `PolicyError`.
+    """
+    if config.tickets.etcd:
+        return True
     uses = [use for rule in config.rule for use in rule.policies]
     uses += [use for export in config.export for use in export.policies]
     return any(made(use).remembers() != "session" for use in uses)

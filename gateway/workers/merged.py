@@ -138,6 +138,7 @@ _STATUS: Mapping[str, Callable[[Sequence[Mapping[str, Any]], str], Any]] = {
     "uptime_seconds": _latest,
     "draining": _any,
     "older": _first,
+    "fleet": _first,
     "sessions_end_in_seconds": _latest,
     "waits_for_sessions": _some,
     "listeners": _listeners,

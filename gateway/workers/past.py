@@ -21,6 +21,7 @@ Shown = merged.Shown
 IS_DOING: Shown = {
     "draining": False,
     "older": None,
+    "fleet": None,
     "sessions_end_in_seconds": None,
     "waits_for_sessions": [],
     "sessions": 0,

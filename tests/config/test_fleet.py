@@ -65,7 +65,7 @@ def test_what_is_wrong(key: str, value: str, expected: str) -> None:
         (LISTEN + '[upstream.u]\nuri = "memory:1M"\n', "would have a server of its own"),
         (LISTEN + '[upstream.u]\ncommand = ["x"]\n', "would have a server of its own"),
         (LISTEN + SERVER + "warm = 1\n", "connections that are kept ready"),
-        (LISTEN + SERVER + '[tickets]\ndirectory = "/t"\n', "leave [tickets] out"),
+        (LISTEN + SERVER + '[tickets]\ndirectory = "/t"\n', "write etcd = true in its place"),
         (
             LISTEN + SERVER + "[control]\nreload-on-change = true\n",
             "a gateway of a fleet does not reload yet",

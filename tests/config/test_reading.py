@@ -1801,7 +1801,7 @@ def test_template_names_every_key_and_shows_defaults() -> None:
     assert certificate is not None
     assert certificate.model_fields_set == set(Certificate.model_fields)
     assert config.rule[0].mode == Rule().mode
-    # A fleet does not go with tickets: it is named, and its keys are in docs/fleet.md.
+    # A fleet does not go with a directory of tickets: it is named, and its keys are in docs/fleet.md.
     assert config.model_fields_set == set(Config.model_fields) - {"fleet"}
     assert config.log.model_fields_set == set(type(config.log).model_fields)
     assert config.control.model_fields_set == set(type(config.control).model_fields)

@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 import trio
 
-from gateway.fleet.etcd import Etcd, EtcdKey, EtcdPut, EtcdRefused, EtcdUnavailable
+from gateway.fleet.etcd import (
+    Etcd,
+    EtcdForgotten,
+    EtcdKey,
+    EtcdPut,
+    EtcdRefused,
+    EtcdUnavailable,
+)
 from tests.fleet.etcds import PASSWORD, PATIENT_SECONDS, Members, running
 from tests.tools.patience import HANG_SECONDS
 
@@ -154,3 +161,46 @@ def test_nothing_of_it_is_imported_otherwise() -> None:
     code += " if m.partition('.')[0] in ('httpx', 'httpcore', 'anyio') or 'gateway.fleet' in m))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == ""
+
+
+async def test_changes_are_told_from_a_revision_on(one: Members) -> None:
+    async with opened(one) as etcd:
+        await answers(etcd)
+        first = await etcd.change([], [EtcdPut("/w/a", "1")])
+        await etcd.change([], [EtcdPut("/w0", "behind")])
+        second = await etcd.change([], [EtcdPut("/w/b", "2")])
+        found, last = await etcd.changes("/w/", first - 1, HANG_SECONDS)
+        while last < second:  # they may come one by one
+            more, last = await etcd.changes("/w/", last, HANG_SECONDS)
+            found += more
+        assert [(each.key, each.value, each.revision) for each in found] == [
+            ("/w/a", "1", first),
+            ("/w/b", "2", second),
+        ]
+
+        async def removed() -> None:
+            assert await etcd.changes("/w/", second, HANG_SECONDS) == (
+                [EtcdKey("/w/a", "", second + 1, gone=True)],
+                second + 1,
+            )
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(removed)
+            await etcd.change([], [], ["/w/a"])
+
+
+async def test_where_nothing_changes_the_question_ends(one: Members) -> None:
+    async with Etcd(one.uris, seconds=1) as etcd:
+        await answers(etcd)
+        last = await etcd.change([], [EtcdPut("/n/a", "1")])
+        assert await etcd.changes("/n/", last, 0) == ([], last)
+
+
+async def test_what_etcd_has_forgotten_is_said_so(one: Members) -> None:
+    async with opened(one) as etcd:
+        await answers(etcd)
+        first = await etcd.change([], [EtcdPut("/f/a", "1")])
+        last = await etcd.change([], [EtcdPut("/f/a", "2")])
+        one.etcdctl("compact", str(last))
+        with pytest.raises(EtcdForgotten):
+            await etcd.changes("/f/", first - 1, HANG_SECONDS)

@@ -9,38 +9,14 @@ import pytest
 import structlog
 import trio
 
-from gateway.config import parse
 from gateway.fleet.etcd import Etcd, EtcdKey
 from gateway.fleet.member import AT_ONCE, FleetMember
-from gateway.handover.given import DiskSite
-from gateway.workers.homes import addresses_of, table_of
-from tests.fleet.etcds import Members, running
+from gateway.workers.homes import table_of
+from tests.fleet.etcds import running
+from tests.fleet.joined import Office, config_of, site
 from tests.tools.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.real
-
-CONFIG = """\
-[[listen]]
-uri = "nbd://127.0.0.1:0"
-[upstream.u]
-uri = "nbd://192.0.2.1"
-canonical-names = true
-[fleet]
-etcd = "{etcd}"
-name = "a"
-address = "nbds://127.0.0.1:1"
-certificates = "/nowhere"
-"""
-
-
-class Office:
-    """A gateway that serves nobody."""
-
-    def end_sessions(self, disk: str, why: str) -> None:
-        raise AssertionError((disk, why))
-
-    def is_used(self, disk: str) -> bool:
-        return False
 
 
 class Counted(Etcd):
@@ -57,28 +33,22 @@ class Counted(Etcd):
             self.asking -= 1
 
 
-async def joined(member: FleetMember, members: Members) -> None:
-    """Become one of the fleet, when etcd has a leader."""
-    with trio.fail_after(HANG_SECONDS):
-        await member.join()
-
-
 async def test_few_disks_are_asked_about_at_once(tmp_path: Path) -> None:
     """Renewals of leases must not stand behind thousands (docs/scale.md)."""
     with running(tmp_path / "etcd") as members:
-        config = parse(CONFIG.format(etcd=members.uris[0]), "test")
-        table = table_of(config, counted=False)
-        where = frozenset(addresses_of(config.upstream["u"]))
+        config = config_of(members)
         etcd = Counted(members.uris, seconds=HANG_SECONDS)
         async with etcd:
+            table = table_of(config, counted=False)
             member = FleetMember(config, table, etcd, Office(), structlog.wrap_logger(None))
-            await joined(member, members)
+            with trio.fail_after(HANG_SECONDS):
+                await member.join()
             etcd.most = 0
             async with trio.open_nursery() as nursery:
                 for number in range(5 * AT_ONCE):
-                    site = DiskSite.at(where, f"disk-{number}")
-                    nursery.start_soon(partial(member.home_of, site, take=True))
+                    at = site(config, f"disk-{number}")
+                    nursery.start_soon(partial(member.home_of, at, take=True))
             assert etcd.most == AT_ONCE
             for number in range(5 * AT_ONCE):
-                assert await member.home_of(DiskSite.at(where, f"disk-{number}"), take=True) is None
+                assert await member.home_of(site(config, f"disk-{number}"), take=True) is None
             await member.leave()

@@ -14,7 +14,7 @@ import trio
 from gateway.embedded import Server
 from gateway.wire.constants import Chunk, Cmd
 from tests.embedded.peers import Client
-from tests.fleet.running import LIVES_SECONDS, NotingDisk, OneGateway, fleet
+from tests.fleet.running import LIVES_SECONDS, LOOK_AGAIN_SECONDS, NotingDisk, OneGateway, fleet
 from tests.workers.running import server_at
 
 pytestmark = pytest.mark.real
@@ -165,6 +165,56 @@ async def test_without_a_majority_of_etcd_nothing_moves_and_nobody_writes(tmp_pa
         all_.members.signal(signal.SIGCONT, [0, 1])
         assert await written(all_["c"], B) == A
         assert set(disk.writers[1:]) == {b"b"}
+
+
+async def fleet_verb(gateway: OneGateway, *words: str) -> str:
+    """Have something done to the fleet; give what is said."""
+    command = [sys.executable, "-m", "gateway", "fleet", *words]
+    config = ["--config", str(gateway.at / f"{gateway.name}.toml")]
+    run = await trio.run_process([*command, *config], capture_stdout=True)
+    return run.stdout.decode()
+
+
+async def test_a_gateway_that_is_drained_gives_its_disks_away(tmp_path: Path) -> None:
+    """Nobody waits for late-write-seconds, which would be longer than the test. A session that would be harmed
+    keeps its disk there, and a deadline ends it in good order.
+    """
+    server, _disk = noting()
+    async with (
+        server_at(tmp_path / "u.sock", server),
+        fleet(tmp_path, names="ab", late=86400, lease=LIVES_SECONDS) as all_,
+    ):
+        await (await all_["a"].session()).send(Cmd.DISC)
+        first = await all_.home()
+        [second] = all_.others(first)
+        client = await first.session()
+        assert await client.error(Cmd.WRITE, data=A) == 0
+        await fleet_verb(second, "drain", first.name, "--no-wait")
+        while True:
+            drained = (await first.ask("status")).data["fleet"]["drained"]  # type: ignore[index]
+            if drained is not None and drained["stays"]:
+                break
+            await trio.sleep(LOOK_AGAIN_SECONDS)
+        assert drained["stays"][0]["why"] == "1 sessions whose clients came in here"
+        assert await client.error(Cmd.WRITE, data=B) == 0
+        await client.send(Cmd.DISC)
+        said = await fleet_verb(second, "drain", first.name)
+        assert said.endswith(f"{first.name}: all disks have gone (1)\n") or "(0)" in said
+        other = await first.session()  # it came in there, and its home is the other one
+        assert await other.read(0, 512) == B
+        assert await all_.home() is second
+        await other.send(Cmd.DISC)
+
+        assert f"{first.name} takes disks again" in await fleet_verb(second, "undrain", first.name)
+        kept = await second.session()
+        assert await kept.error(Cmd.WRITE, data=C) == 0
+        await fleet_verb(second, "drain", second.name, "--deadline", "0")
+        assert await ended(kept)
+        again = await second.session()
+        assert await again.read(0, 512) == C
+        assert await all_.home() is first
+        assert "drained" in await fleet_verb(second)
+        assert "not given away" not in first.said + second.said
 
 
 async def test_what_a_fleet_does_not_do_yet_is_refused(tmp_path: Path) -> None:

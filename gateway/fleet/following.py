@@ -1,0 +1,74 @@
+"""Keys of etcd that are followed: all that begin with a prefix, as etcd had them a moment ago.
+
+They are read once, and from then on etcd is asked what has changed since. So whoever asks here asks nobody, and
+may be told what was true a moment ago. What must be true now is compared by etcd when it is changed
+(`Etcd.change`).
+
+A question for changes is asked anew after `ASK_ANEW_SECONDS`: a member of etcd that was stopped in the middle
+of one would else be waited for, and what others have changed would never come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from gateway.fleet.etcd import Etcd, EtcdForgotten, EtcdKey, EtcdRefused, EtcdUnavailable
+
+ASK_ANEW_SECONDS = 10.0
+"""How long a question for changes waits. It costs etcd as little as a read, and is the longest that a change is
+not known here while most of etcd is there."""
+
+AGAIN_SECONDS = 0.5
+"""How long to wait before etcd is asked again that has not answered."""
+
+Brought = Callable[[EtcdKey], Awaitable[object]]
+"""Is told of a key that has changed, or is `gone`."""
+
+
+class FollowedKeys:
+    """The keys below a prefix. `brought` is told of each change, one after the other, also of those that are
+    only found when all is read anew.
+    """
+
+    def __init__(self, etcd: Etcd, prefix: str, brought: Brought) -> None:
+        self._etcd = etcd
+        self._there: dict[str, int] = {}
+        """Those that are there, and when each was changed last."""
+        self._prefix = prefix
+        self._brought = brought
+        self._last = 0
+
+    async def read(self) -> None:
+        """Read all of them. Raises `EtcdUnavailable`, `EtcdRefused`."""
+        found, revision = await self._etcd.below(self._prefix)
+        there = {each.key for each in found}
+        for gone in self._there.keys() - there:
+            await self._note(EtcdKey(gone, "", revision, gone=True))
+        for each in found:
+            if self._there.get(each.key) != each.revision:
+                await self._note(each)
+        self._last = revision
+
+    async def run(self) -> None:
+        """Follow them until cancelled."""
+        while True:
+            try:
+                if not self._last:
+                    await self.read()
+                found, last = await self._etcd.changes(self._prefix, self._last, ASK_ANEW_SECONDS)
+                for each in found:
+                    await self._note(each)
+                self._last = last
+            except EtcdForgotten:
+                self._last = 0
+            except (EtcdUnavailable, EtcdRefused):  # who keeps the lease says so in the log
+                await trio.sleep(AGAIN_SECONDS)
+
+    async def _note(self, key: EtcdKey) -> None:
+        if key.gone:
+            self._there.pop(key.key, None)
+        else:
+            self._there[key.key] = key.revision
+        await self._brought(key)

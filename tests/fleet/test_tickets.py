@@ -1,0 +1,254 @@
+"""Tickets of a fleet: made at one gateway, there at all, used once; beside a real etcd."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import pytest
+import structlog
+import trio
+
+from gateway.access.rules import Access, NotGranted
+from gateway.config import NoTicket, parse
+from gateway.fleet.etcd import Etcd
+from gateway.fleet.tickets import EtcdTickets
+from gateway.identity import Identity
+from gateway.policy import Client, Session
+from gateway.tickets.book import Book
+from gateway.tickets.kept import REJOIN_SECONDS, Over
+from tests.fleet.etcds import Members, running
+from tests.fleet.joined import LOOK_AGAIN_SECONDS
+from tests.fleet.running import answers
+from tests.tickets.clocks import NOW, Clocks
+from tests.tools.patience import HANG_SECONDS
+
+pytestmark = pytest.mark.real
+
+TEXT = """\
+listen = [ {{ uri = "nbd://127.0.0.1:0" }} ]
+upstream.u.uri = "nbd://h"
+control.socket = "c"
+tickets.etcd = true
+[fleet]
+etcd = "{etcd}"
+name = "{name}"
+address = "nbds://127.0.0.1:1"
+certificates = "/nowhere"
+prefix = "/{prefix}/"
+"""
+HOUR = 3600.0
+ONE, TWO = "10.0.0.1", "10.0.0.2"
+
+
+@dataclass
+class At:
+    """The tickets of one gateway."""
+
+    book: Book
+    store: EtcdTickets
+    etcd: Etcd
+    access: Access
+    over: dict[int, Over] = field(default_factory=dict)
+
+    async def add(self, name: str = "a", until: float | None = None, **said: object) -> None:
+        await self.book.add({"name": name, "upstream": "u", **said}, until, "a test")
+
+    def client(self, address: str) -> Client:
+        return Client(Identity.at(address, 1), datetime.now().astimezone())
+
+    async def opens(self, address: str, name: str = "a") -> Callable[[], None]:
+        """Open an export as a client does; give what ends the session. Raises `NotGranted`, `NoTicket`."""
+        session = Session(self.client(address), name)
+        grant = self.access.find(session.client, name)
+        for placed in grant.chain:
+            placed.policy.join(session)
+
+        def leave() -> None:
+            for placed in grant.chain:
+                placed.policy.leave(session)
+
+        assert grant.route.ticket is not None
+        try:
+            await self.book.begin_use(name, grant.route.ticket)
+        except NoTicket:
+            leave()
+            raise
+        return leave
+
+
+@asynccontextmanager
+async def at(
+    members: Members, name: str, prefix: str, clocks: Clocks, *, hears: bool = True
+) -> AsyncIterator[At]:
+    """Have a gateway's tickets, until it is killed. It may not hear what others change."""
+    config = parse(TEXT.format(etcd=members.uris[0], name=name, prefix=prefix), "f")
+    assert config.fleet is not None
+    async with Etcd(members.uris, seconds=HANG_SECONDS) as etcd:
+        store = EtcdTickets(etcd, config.fleet)
+        book = Book(store, config, clocks.clock())
+        await store.read(book)
+        ours = config.with_tickets(book.names)
+        here = At(book, store, etcd, Access(ours, book.chains))
+        book.come_into_force(ours, here.over.update, structlog.wrap_logger(None))
+        with trio.fail_after(HANG_SECONDS):
+            async with trio.open_nursery() as nursery:
+                if hears:
+                    nursery.start_soon(store.run)
+                nursery.start_soon(book.watch)
+                yield here
+                nursery.cancel_scope.cancel()
+
+
+async def until(true: Callable[[], object]) -> None:
+    while not true():
+        await trio.sleep(LOOK_AGAIN_SECONDS)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Members]:
+    with running(tmp_path_factory.mktemp("etcd")) as members:
+        trio.run(answers, members)
+        yield members
+
+
+async def test_it_is_made_renewed_and_removed_at_all(one: Members) -> None:
+    clocks = Clocks()
+    async with at(one, "a", "made", clocks) as a, at(one, "b", "made", clocks) as b:
+        await a.add(until=NOW + HOUR)
+        await until(lambda: b.book.get("a"))
+        leave = await b.opens(ONE)
+        with pytest.raises(NoTicket, match="there is a ticket 'a' already"):
+            await b.add()
+        await b.book.renew("a", NOW + 2 * HOUR, "a test")
+        kept = a.book.get("a")
+        assert kept is not None
+        await until(lambda: kept.until == NOW + 2 * HOUR)
+        ticket = b.book.names["a"]
+        await a.book.remove("a", "a test")
+        await until(lambda: b.over)
+        assert b.over[id(ticket)] == Over("the ticket was removed", expired=False)
+        leave()
+        await b.add()  # the name is free again
+        await until(lambda: a.book.get("a"))
+
+
+async def test_of_two_at_a_time_one_is_made(one: Members) -> None:
+    clocks = Clocks()
+    async with at(one, "a", "two", clocks) as a, at(one, "b", "two", clocks) as b:
+        done: list[str] = []
+
+        async def add(where: At, name: str) -> None:
+            try:
+                await where.add(description=name)
+                done.append(name)
+            except NoTicket:
+                pass
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(add, a, "a")
+            nursery.start_soon(add, b, "b")
+        assert len(done) == 1
+        for each in (a, b):
+            await until(lambda each=each: each.book.names.get("a"))  # type: ignore[misc]
+            assert each.book.names["a"].description == done[0]
+
+
+async def test_it_is_there_when_all_were_killed(one: Members) -> None:
+    clocks = Clocks()
+    async with at(one, "a", "killed", clocks) as a:
+        await a.add(until=NOW + HOUR)
+        await a.add("once", once=True)
+        await a.opens(ONE, "once")
+    async with at(one, "b", "killed", clocks) as b:
+        kept = b.book.get("a")
+        assert kept is not None
+        assert kept.until == NOW + HOUR
+        with pytest.raises(NotGranted):
+            await b.opens(TWO, "once")
+        clocks.go_on(REJOIN_SECONDS + 1)
+        await b.book.look()
+        assert b.book.get("once") is not None  # its use was at a, and may be still
+    async with at(one, "a", "killed", clocks) as a:
+        clocks.go_on(REJOIN_SECONDS + 1)
+        await a.book.look()
+        assert a.book.get("once") is None
+
+
+async def test_one_use_is_one_clients_at_all_gateways(one: Members) -> None:
+    clocks = Clocks()
+    async with at(one, "a", "use", clocks) as a, at(one, "b", "use", clocks) as b:
+        await a.add(once=True)
+        await until(lambda: b.book.get("a"))
+        got: list[str] = []
+        why: list[str] = []
+
+        async def opens(where: At, address: str) -> None:
+            try:
+                await where.opens(address)
+                got.append(address)
+            except (NotGranted, NoTicket) as error:
+                why.append(str(error))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(opens, a, ONE)
+            nursery.start_soon(opens, b, TWO)
+        assert len(got) == 1
+        assert "another client uses it" in why[0]
+
+
+async def test_a_use_is_over_when_it_is_nowhere(one: Members) -> None:
+    clocks = Clocks()
+    async with at(one, "a", "over", clocks) as a, at(one, "b", "over", clocks) as b:
+        await a.add(once=True)
+        await until(lambda: b.book.get("a"))
+        here, there = a.book.get("a"), b.book.get("a")
+        assert here is not None
+        assert there is not None
+        leave_a = await a.opens(ONE)
+        await until(lambda: there.kept_user)
+        with pytest.raises(NotGranted):
+            await b.opens(TWO)
+        leave_b = await b.opens(ONE)
+        await until(lambda: here.others == {"b"})
+        leave_a()
+        clocks.go_on(REJOIN_SECONDS + 1)
+        a.book._news.set()
+        await until(lambda: not there.others)
+        assert a.book.get("a") is here
+        with pytest.raises(NotGranted):
+            await a.opens(TWO)
+        leave_b()
+        clocks.go_on(REJOIN_SECONDS + 1)
+        b.book._news.set()
+        await until(lambda: a.book.get("a") is None)
+
+
+async def test_who_has_not_heard_of_a_renewal_takes_nothing_away(one: Members) -> None:
+    clocks = Clocks()
+    async with at(one, "a", "late", clocks) as a:
+        await a.add(until=NOW + HOUR)
+        async with at(one, "b", "late", clocks, hears=False) as b:
+            await a.book.renew("a", NOW + 3 * HOUR, "a test")
+            clocks.go_on(2 * HOUR)  # as far as b knows, it is over
+            await b.book.look()
+            assert b.over
+            b.book._news.set()
+            await until(lambda: b.book.get("a"))  # it has found out
+        assert a.book.get("a") is not None
+        await a.book.renew("a", NOW + 4 * HOUR, "a test")
+
+
+async def test_without_etcd_what_is_there_is_in_force_and_nothing_changes(one: Members) -> None:
+    clocks = Clocks()
+    async with at(one, "a", "gone", clocks) as a:
+        await a.add()
+        await a.add("once", once=True)
+        a.etcd._members = ["http://127.0.0.1:1"]
+        with pytest.raises(NoTicket, match="etcd: "):
+            await a.add("b")
+        with pytest.raises(NoTicket, match="etcd: "):
+            await a.opens(ONE, "once")
+        await a.opens(ONE)
