@@ -92,6 +92,8 @@ class ControlAnswer:
     """Undoes it. None: it stays, whoever knows of it."""
     while_connected: bool = False
     """It is undone when the caller goes."""
+    not_here: bool = False
+    """What was asked about is not known here; another process of the gateway may know it."""
     then: Then | None = field(default=None, compare=False)
     """Tells more, of what is done `while_connected`. It is cancelled when the caller goes."""
 
@@ -140,6 +142,11 @@ class Misunderstood(Exception):
 _asking: ContextVar[str] = ContextVar("asking", default="nobody")
 who_asks = _asking.get
 """Says whose request is being answered, for a verb that notes who it was."""
+
+
+def asking_for(who: str) -> None:
+    """Have a verb that this task does be for somebody who has asked elsewhere."""
+    _asking.set(who)
 
 
 def no_arguments(arguments: Mapping[str, Any]) -> None:

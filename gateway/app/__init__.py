@@ -28,6 +28,7 @@ ticketing.py        exports that are made at run time: how their book is opened 
 ticket_verbs.py     the verbs that change it
 tracing.py          the verb that has somebody look on
 upgrading.py        the verb by which a newer process takes this one's place
+in_both.py          what is paused, resumed and switched while two processes serve
 web.py              the child that speaks HTTP: it has its sockets and its answers from us
 
 To try it out:

@@ -148,7 +148,8 @@ async def serve(
                     with pidfile(options.pidfile, held) as file:
                         if member is None:
                             become_whom_it_says(config)
-                        standing.tickets = await ticketing.opened_book(config)
+                        told = None if inherited is None else inherited.tickets
+                        standing.tickets = await ticketing.opened_book(config, told)
                         async with fleet_of(config, options.ends_with) as part:
                             if part is not None:
                                 standing.tickets = await part.opened_book(config)

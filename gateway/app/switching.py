@@ -27,7 +27,7 @@ import trio
 
 from gateway.admin.control import ControlAnswer, Misunderstood, Verb, who_asks
 from gateway.plural import plural
-from gateway.sessions.holding import NotDone, Within
+from gateway.sessions.holding import NotDone, NotHere, Within
 from gateway.sessions.meant import Exports, Meant
 from gateway.sessions.pausing import COMMAND_SECONDS, LASTS_SECONDS, Pauses, Target
 from gateway.sessions.service import Service
@@ -69,7 +69,7 @@ async def _answered(verb: Verb, arguments: Mapping[str, Any]) -> ControlAnswer:
     try:
         return await verb(arguments)
     except NotDone as error:
-        return ControlAnswer(False, problems=(str(error),))
+        return ControlAnswer(False, problems=(str(error),), not_here=isinstance(error, NotHere))
 
 
 class _Verbs:
@@ -122,7 +122,7 @@ class _Verbs:
         if holder is None or name is not None:
             names = self._exports.paused(meant)
         elif not (names := self._pauses.paused_by(holder)):
-            raise NotDone("nothing is paused any more that this holder has paused")
+            raise NotHere("nothing is paused any more that this holder has paused")
         return ControlAnswer(True, tuple(await self._pauses.resume(names, holder)))
 
     async def switch(self, arguments: Mapping[str, Any]) -> ControlAnswer:
@@ -280,7 +280,7 @@ async def _target(
     for export in exports:
         route = service.config.route(export)
         if route is None or service.location(export, route) is None:
-            raise NotDone(f"there is no export {shown(export)}")
+            raise NotHere(f"there is no export {shown(export)}")
         upstreams.add(route.upstream)
     if len(upstreams) > 1:
         raise NotDone(

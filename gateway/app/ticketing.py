@@ -7,18 +7,21 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from gateway.admin.control import ControlAnswer, Verb
 from gateway.config import Config
+from gateway.handover.message import NotUnderstood
 from gateway.plural import plural
 from gateway.sessions.service import Service
 from gateway.upstream.configured import StartError
 
 if TYPE_CHECKING:
     from gateway.tickets.book import Book
+    from gateway.upgrade.tickets import TicketsThere
 
 WORDS = ("add", "renew", "remove", "list")
 """The verbs, each after `export-`."""
@@ -38,9 +41,19 @@ async def _do(service: Service, word: str, arguments: Mapping[str, Any]) -> Cont
     return await ticket_verbs.verbs_of(service)[word](arguments)
 
 
-async def opened_book(config: Config) -> Book | None:
-    """Give the tickets of a configuration, if they are kept anywhere. Raises `StartError`."""
+async def opened_book(config: Config, there: TicketsThere | None = None) -> Book | None:
+    """Give the tickets of a configuration, if they are kept anywhere; those that an older process has told, if
+    it has. Raises `StartError`.
+    """
     directory = config.tickets.directory
+    if there is not None and there.complete:
+        if directory is not None and there.is_at(directory):
+            return await _told_book(config, directory, there)
+        if there.said:
+            kept = f"there are {len(there.said)} tickets in {there.directory}"
+            raise StartError(f"tickets.directory: {kept}")
+    if there is not None:  # it has died, or has none: its directory is anybody's
+        there.close()
     if directory is None:
         return None
     from gateway.tickets.book import Book
@@ -65,6 +78,29 @@ async def opened_book(config: Config) -> Book | None:
         raise StartError(f"tickets: {directory} cannot be read: {error.strerror}") from None
 
 
+async def _told_book(config: Config, directory: Path, there: TicketsThere) -> Book:
+    """Give the tickets that an older process has told, at its directory. Raises `StartError`."""
+    from gateway.tickets.book import Book
+    from gateway.tickets.store import Store
+
+    book = Book(Store(directory, there.taken()), config)
+    try:
+        if wrong := await trio.to_thread.run_sync(there.fill, book):
+            raise StartError(_could_not_be(wrong))
+    except NotUnderstood as error:
+        book.close()
+        raise StartError(f"tickets: {error}") from None
+    except BaseException:
+        book.close()
+        raise
+    return book
+
+
+def _could_not_be(wrong: list[str]) -> str:
+    more = f"; and {len(wrong) - MOST_TOLD} more" if len(wrong) > MOST_TOLD else ""
+    return "; ".join(wrong[:MOST_TOLD]) + more
+
+
 async def following_book(config: Config, service: Service, opened: AsyncExitStack) -> Book | None:
     """Give the tickets that there are when a configuration is in force: those that there are now, if they fit.
     What is opened is put down to be closed. Raises `StartError`.
@@ -75,12 +111,15 @@ async def following_book(config: Config, service: Service, opened: AsyncExitStac
             raise StartError(
                 f"tickets.directory: {plural(len(here), 'ticket is', 'tickets are')} in {kept}"
             )
+        if here is not None and here.say is not None:
+            raise StartError(
+                "tickets.directory: another process of the gateway serves with it still"
+            )
         here = await opened_book(config)
         if here is not None:
             opened.callback(here.close)
     elif here is not None and (wrong := await trio.to_thread.run_sync(here.misfits, config)):
-        more = f"; and {len(wrong) - MOST_TOLD} more" if len(wrong) > MOST_TOLD else ""
-        raise StartError("; ".join(wrong[:MOST_TOLD]) + more)
+        raise StartError(_could_not_be(wrong))
     return here
 
 
@@ -90,5 +129,5 @@ async def one_turn(tickets: Book | None) -> AsyncIterator[None]:
     if tickets is None:
         yield
         return
-    async with tickets.turn:
+    async with tickets.my_turn():
         yield

@@ -5,8 +5,8 @@
 Both may be left out. What is done is in `gateway.upgrade`, which is loaded when there is an upgrade; this is
 what stands between that and the gateway (`gateway.app.run`), in the older process as in the newer one.
 
-What cannot be handed over yet is refused before anything is begun (`why_not`), and so is, as long as two
-processes serve, what would be done in one of them alone (`guarded`).
+What cannot be handed over is refused before anything is begun (`why_not`). As long as two processes serve, what
+is about sessions that run is done in both of them (`gateway.app.in_both`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import trio
 from gateway.admin.control import ControlAnswer, Misunderstood, Verb
 from gateway.app.doors import Doorkeeper
 from gateway.app.draining import Leaving
+from gateway.app.in_both import WORDS, InBoth
 from gateway.app.manager import Manager
 from gateway.app.overview import Overview
 from gateway.app.standing import Standing
@@ -46,11 +47,8 @@ MOST_DEADLINE_SECONDS = 366 * 24 * 3600.0
 """The longest that sessions may go on: longer is for ever, which is said by saying nothing."""
 
 CHANGING = ("pause", "switch", "reload")
-"""Verbs that change what exports are. There is no upgrade while one is done, nor one during an upgrade."""
-
-IN_ONE_ALONE = ("pause", "switch")
-"""Those of them that are about sessions that run: the other process has some, and would not know. (A reload is
-about who comes, and they come to the newer process.)"""
+"""Verbs that change what exports are. There is no upgrade while one is done, nor one in the older process of an
+upgrade but for the newer one. (A reload is about who comes, and they come to the newer process.)"""
 
 
 class Serving(Protocol):
@@ -256,10 +254,6 @@ class Upgrading:
             return f"{paused} is paused as long as a command runs that is connected to this process"
         if self._changing:
             return "a pause, a switch or a reload is under way: ask again when it is done"
-        if self._standing.tickets is not None:
-            return (
-                "[tickets] is set, and exports that were made at run time cannot be handed over yet"
-            )
         for server in service.led_to:
             if isinstance(server.settings.uri, MemoryUri | Legacy):
                 return (
@@ -272,42 +266,46 @@ class Upgrading:
         return None
 
     def guarded(self, verbs: Mapping[str, Verb], pauses: Pauses) -> dict[str, Verb]:
-        """Give verbs that are refused as long as two processes serve, if they would be done in one alone; what
-        is paused goes on in both. `pauses` are those that `verbs` are about.
+        """Give verbs that are done in both processes, as long as two serve, where they are about sessions; and
+        that are not begun while there is an upgrade. `pauses` are those that `verbs` are about.
         """
         self.pauses = pauses
         self._verbs = verbs
-        guards = {
-            name: partial(self._guarded, name, verbs[name]) for name in CHANGING if name in verbs
+        both = InBoth(self.service, verbs, self._beside)
+        in_both: dict[str, Verb] = {
+            "pause": both.pause,
+            "resume": both.resume,
+            "switch": both.switch,
         }
-        return {**verbs, **guards, "resume": self._resume_everywhere}
+        in_both = {**verbs, **in_both}
+        guards = {
+            name: partial(self._guarded, in_both[name]) for name in CHANGING if name in in_both
+        }
+        return {**in_both, **guards}
 
-    async def resume(self, asked: Mapping[str, Any]) -> ControlAnswer:
+    def _beside(self) -> Newer | None:
+        return self.newer if self.is_beside else None
+
+    async def do(self, verb: str, asked: Mapping[str, Any]) -> ControlAnswer:
         """See `UpgradeHost`."""
+        if verb not in WORDS:
+            return ControlAnswer(False, problems=(f"{verb} is not done for another process",))
         try:
-            return await self._verbs["resume"](asked)
+            return await self._verbs[verb](asked)
         except Misunderstood as error:
             return ControlAnswer(False, problems=(str(error),))
 
-    async def _resume_everywhere(self, asked: Mapping[str, Any]) -> ControlAnswer:
-        """The verb `resume`: as long as an older process is there, that holds the sessions, and does it."""
-        there = None
-        if self.newer is not None and not self.newer.alone:
-            there = await self.newer.resuming.ask(asked)
-        return await self._verbs["resume"](asked) if there is None else there
+    def leads(self, exports: Mapping[str, Any]) -> None:
+        """See `UpgradeHost`."""
+        from gateway.upgrade.switched import lead
 
-    async def _guarded(self, name: str, verb: Verb, arguments: Mapping[str, Any]) -> ControlAnswer:
+        lead(self.service, exports, self._switched_to)
+
+    async def _guarded(self, verb: Verb, arguments: Mapping[str, Any]) -> ControlAnswer:
         if self.is_under_way:
             return ControlAnswer(
                 False, problems=("an upgrade is under way: ask again when it is done",)
             )
-        if self.is_beside and name in IN_ONE_ALONE:
-            assert self.newer is not None
-            why = (
-                f"process {self.newer.older_pid} from before the upgrade still has clients, and would not know"
-                f" of it: wait until they have left, or end it in good order (kill {self.newer.older_pid})"
-            )
-            return ControlAnswer(False, problems=(why,))
         self._changing += 1
         try:
             return await verb(arguments)

@@ -43,6 +43,7 @@ KINDS: Mapping[str, Mapping[str, type]] = {
     "hello": {"reads": LIST, "pid": NUMBER, "version": TEXT},
     "doors": {"version": TEXT, "pid": NUMBER, "doors": LIST, "last": TRUTH},
     "state": {"switched": TABLE, "disabled": LIST, "drained": LIST, "children": LIST},
+    "tickets-said": {},
     "failed": {"problems": LIST},
     "ready": {"doors": LIST, "commands": TABLE},
     # The change
@@ -60,9 +61,13 @@ KINDS: Mapping[str, Mapping[str, type]] = {
     "runs": {"upstream": TEXT, "pid": NUMBER},
     "unnamed": {"where": LIST, "names": LIST, "all": TRUTH},
     "closed": {"door": LIST},
-    "resume": {"number": NUMBER, "asked": TABLE},
-    "answer": {"number": NUMBER, "ok": TRUTH, "done": LIST, "problems": LIST},
+    "errand": {"number": NUMBER, "verb": TEXT, "asked": TABLE, "by": TEXT, "sessions": LIST},
+    "answer": {"number": NUMBER, "ok": TRUTH, "done": LIST, "problems": LIST, "here": TRUTH},
+    "undo": {"number": NUMBER},
     "resumed": {"exports": LIST},
+    "switched": {"exports": TABLE},
+    "ticket": {"file": TABLE, "in-force": TRUTH},
+    "ticket-over": {"name": TEXT, "why": TEXT, "expired": TRUTH},
     # Between a supervisor and its workers (`gateway.workers`)
     "door": {"door": LIST, "port": NUMBER, "place": NUMBER},
     "serve": {"worker": NUMBER, "workers": NUMBER, "homes": LIST},

@@ -44,6 +44,10 @@ class NotDone(Exception):
     """What was asked was not done, and all goes on as before. The text is for whoever asked."""
 
 
+class NotHere(NotDone):
+    """The same, for nothing of it is known here. Another process of the gateway may have it."""
+
+
 class Within:
     """The time that a command has, from its beginning to its end."""
 

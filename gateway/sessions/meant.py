@@ -21,7 +21,7 @@ import trio
 
 from gateway.config.exports import exact_name
 from gateway.protocol.errors import Refusal
-from gateway.sessions.holding import NotDone, Within
+from gateway.sessions.holding import NotDone, NotHere, Within
 from gateway.sessions.service import Service
 from gateway.upstream.link import Terms
 from gateway.upstream.listing import LIST_SECONDS, exports_of, visible_exports
@@ -81,11 +81,11 @@ class Exports:
         service = self._service
         route = service.config.route(name)
         if route is None or service.location(name, route) is None:
-            raise NotDone(f"there is no export {shown(name)}")
+            raise NotHere(f"there is no export {shown(name)}")
         if name in self._in_use():
             return  # whatever the rules say since
         if (why := service.access.why_nobody(name)) is not None:
-            raise NotDone(f"nobody can have export {shown(name)}: {why}")
+            raise NotHere(f"nobody can have export {shown(name)}: {why}")
 
     async def refuse_if_not_there(self, name: str, within: Within) -> None:
         """Let only names pass that clients can have, as the server says as well. Raises `NotDone`."""
@@ -104,7 +104,7 @@ class Exports:
         except Refusal as refusal:
             if refusal.reply == Rep.ERR_UNKNOWN:
                 text = f"{location.server.name} has no export {shown(location.name)}"
-                raise NotDone(f"nobody can have export {shown(name)}: {text}: {refusal}") from None
+                raise NotHere(f"nobody can have export {shown(name)}: {text}: {refusal}") from None
             why = str(refusal)
         finally:
             await negotiation.aclose()
@@ -120,10 +120,8 @@ class Exports:
         return (
             running
             | {each.grant.name for each in service.opening}
-            | {
-                *service.paused,
-                *service.switched,
-            }
+            | {*service.paused, *service.switched}
+            | {*service.named_elsewhere()}
         )
 
     def _spelled_out(self) -> set[str]:
@@ -155,7 +153,7 @@ class Exports:
         servers = self._service.servers
         if upstream not in servers:
             known = ", ".join(servers)
-            raise NotDone(f"there is no upstream {shown(upstream)}, only {known}")
+            raise NotHere(f"there is no upstream {shown(upstream)}, only {known}")
         disks = servers[upstream].disks
         return {name for name, server in servers.items() if server.disks == disks}
 
@@ -167,13 +165,13 @@ class Exports:
         if meant.upstream is not None:
             chosen = sorted(filter(self._of(meant.upstream, at_home=at_home), names))
             if not chosen:
-                raise NotDone(f"upstream {shown(meant.upstream)} has no export {which}")
+                raise NotHere(f"upstream {shown(meant.upstream)} has no export {which}")
             return chosen
         pattern = meant.export
         assert pattern is not None  # guaranteed by who reads what was said
         chosen = sorted(name for name in names if fnmatchcase(name, pattern))
         if not chosen:
-            raise NotDone(f"{shown(pattern)} is a pattern, and matches no export {which}")
+            raise NotHere(f"{shown(pattern)} is a pattern, and matches no export {which}")
         if not meant.all:
             named = ", ".join(map(shown, chosen[:MOST_NAMED]))
             more = f" and {len(chosen) - MOST_NAMED} more" if len(chosen) > MOST_NAMED else ""

@@ -28,7 +28,7 @@ This is longer than other modules: what is paused, resumed and switched takes tu
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -47,7 +47,7 @@ from gateway.sessions.going_over import (
     trunk_of,
 )
 from gateway.sessions.holders import Holders
-from gateway.sessions.holding import Holding, NotDone, Within
+from gateway.sessions.holding import Holding, NotDone, NotHere, Within
 from gateway.sessions.opened import Location
 from gateway.sessions.reconnecting import Reconnecting
 from gateway.sessions.service import Paused, Relayed, Service
@@ -72,6 +72,14 @@ class Target:
     """The export's name there; None: as the configuration has it."""
 
 
+Led = Mapping[str, tuple[Location | None, Location]]
+"""Exports that are to be led elsewhere: where each is, and where it is to be."""
+
+
+async def anywhere(_led: Led) -> None:
+    """There is one process, which may lead exports anywhere."""
+
+
 Exports = str | Sequence[str]
 """One export (our name), or several that are taken together."""
 
@@ -94,6 +102,10 @@ class Pauses:
         """Exports that are paused as long as who has asked is connected."""
         self.have_gone_on: Callable[[Collection[str]], object] = _nobody_minds
         """Is told which exports go on."""
+        self.may_lead: Callable[[Led], Awaitable[None]] = anywhere
+        """Asked before exports are led elsewhere; raises `NotDone`: they must not be, or not here."""
+        self.have_led: Callable[[Mapping[str, Location], bool], object] = _nobody_minds
+        """Is told where exports are now, and whether that is where the configuration says."""
 
     # --- What is asked for
 
@@ -153,7 +165,7 @@ class Pauses:
         async with self._turn:
             for name in names:
                 if name not in self._service.paused:
-                    raise NotDone(f"{shown(name)} is not paused")
+                    raise NotHere(f"{shown(name)} is not paused")
                 if by is not None and not self._holders.held_by(name, by):
                     raise NotDone(
                         f"{shown(name)} has gone on meanwhile, and was paused by others since"
@@ -213,6 +225,7 @@ class Pauses:
             config = service.config
             self.holding.refuse_if_draining()
             locations = {name: self._location(name, target) for name in names}
+            await self.may_lead({name: (_now(service, name), locations[name]) for name in names})
             leaving = self._left(locations, close_first)
             refuse_to_part_others(service, names, leaving)
             if not accept_loss:
@@ -241,7 +254,8 @@ class Pauses:
                         await over.are_quiet(sessions)
                         over.go(sessions, leaving)
                     for name, location in locations.items():
-                        self._lead_to(name, location, to_configured=target is None)
+                        lead_to(service, name, location, to_configured=target is None)
+                    self.have_led(locations, target is None)
                 finally:
                     self._let_go_on(*(name for name in new if name not in self._waiting))
         return self._switched(locations, sessions)
@@ -296,7 +310,9 @@ class Pauses:
     async def go_on(self, exports: Collection[str]) -> None:
         """Exports have gone on in another process: here, too."""
         async with self._turn:
-            self._let_go_on(*(each for each in exports if each in self._service.paused))
+            for export in exports:
+                if export in self._service.paused:
+                    await self._end_one(export)
 
     # --- Closing first
 
@@ -443,18 +459,23 @@ class Pauses:
         name = route.upstream_name if target.name is None else target.name
         return Location(target.server, name, switches)
 
-    def _lead_to(self, export: str, location: Location, *, to_configured: bool) -> None:
-        """Lead new clients there. They have to be told of what nobody was told of yet."""
-        service, route = self._service, self._service.config.route(export)
-        was = None if route is None else service.location(export, route)
-        if was is not None:
-            there = service.disk_at(location)
-            service.disk_at(was).losses.hand_on(there.losses)
-            there.is_left()  # nobody is on it yet
-        service.switch(export, location, to_configured=to_configured)
+
+def lead_to(service: Service, export: str, location: Location, *, to_configured: bool) -> None:
+    """Lead new clients there. They have to be told of what nobody was told of yet."""
+    was = _now(service, export)
+    if was is not None:
+        there = service.disk_at(location)
+        service.disk_at(was).losses.hand_on(there.losses)
+        there.is_left()  # nobody is on it yet
+    service.switch(export, location, to_configured=to_configured)
 
 
-def _nobody_minds(_exports: Collection[str]) -> None:
+def _now(service: Service, export: str) -> Location | None:
+    route = service.config.route(export)
+    return None if route is None else service.location(export, route)
+
+
+def _nobody_minds(*_what: object) -> None:
     """Nobody has to be told."""
 
 

@@ -148,6 +148,8 @@ class Service:
     """The exports that are made at run time. None: none can be."""
     homes: Homes | None = None
     """Knows which disks another process serves, while there is one."""
+    named_elsewhere: Callable[[], Collection[str]] = tuple
+    """Gives the exports that clients of another process have."""
     gateways: Gateways | None = None
     """Knows which disks another gateway serves, where there is a fleet of them."""
     may_serve: Callable[[Location], None] | None = None

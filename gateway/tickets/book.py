@@ -13,12 +13,30 @@ Where other gateways have the same tickets (`gateway.fleet.tickets`), what they 
 among our own changes.
 
 The dictionaries of names and chains are given to `Config` and `Access`, which look into them each time.
+
+While two processes serve (an upgrade), both have the same tickets, and *one keeps them*: it alone writes into
+the directory. The older one keeps them until it tells the newer one to accept, and from then on the newer one
+does. The other has a copy:
+
+- Who keeps them says each change after it is on the disk (`say`), and the other follows (`follow`,
+  `follow_end`).
+- A use of a ticket for one use begins where they are kept. The other asks there (`Keeper`) before its client is
+  told that the export is open. So of two clients, in two processes, one has it.
+- Sessions of both count where they are kept, so a use is over when no session of either has been open for a
+  while.
+- That its time is over, each sees by itself, by the same two clocks: what is left goes along, and not only the
+  time on the wall. So each ends its own sessions, even if the other hangs.
+- If who keeps them dies, the other does (`is_kept_here`), and reads the directory again before anything else:
+  something may have been written there and not said.
+
+This is longer than other modules: all that changes a ticket takes its turn here.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager
 from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
@@ -33,10 +51,11 @@ from gateway.config import Config, NoTicket, Ticket
 from gateway.config.tickets import misfits, ticket_of
 from gateway.plural import plural
 from gateway.tickets.clock import OF_THE_MACHINE, Clock
-from gateway.tickets.kept import REJOIN_SECONDS, IssuedTicket, Over, seconds_of, text_of
+from gateway.tickets.kept import IssuedTicket, Over, seconds_of, text_of
 from gateway.tickets.store import (
     MAX_TICKETS,
     NotKept,
+    Store,
     TicketChanged,
     TicketStore,
     Unread,
@@ -72,6 +91,21 @@ ANOTHER = "another gateway of the fleet"
 Ended = Callable[[Mapping[int, Over]], None]
 """Is told which tickets are over, by their `id`, so that their sessions are ended."""
 
+Keeper = Callable[[str, tuple[str, ...]], Awaitable[str | None]]
+"""Has another process begin a use of the ticket of a name, of a client by its identity. Gives why that refuses
+it (empty: it has begun); None: that process has ended, and the tickets are kept here."""
+
+Say = Callable[[IssuedTicket, Over | None], object]
+"""Is told of each change: a ticket is as it is now, or it is over."""
+
+ELSEWHERE = (
+    "a newer process of the gateway keeps the tickets: ask again, it answers at the same socket"
+)
+
+REMOVED = Over("the ticket was removed", expired=False)
+
+USED = "the ticket is for one use, and another client uses it"
+
 
 class Book:
     """The tickets of a store. `config` is the one that is in force; a reload exchanges it. Without a store,
@@ -104,6 +138,12 @@ class Book:
         """Names whose files are still there and should not be."""
         self._leaving: list[IssuedTicket] = []
         """Those whose use goes on elsewhere, which is to be written down."""
+        self.say: Say | None = None
+        """Tells another process, which follows; None: there is none."""
+        self._keeper: Keeper | None = None
+        """Another process keeps them; None: this one does."""
+        self._stale = False
+        """Another process has kept them, and died."""
         self._apart = clock.apart
         self._news = trio.Event()
 
@@ -153,8 +193,10 @@ class Book:
         """Give those for which the configuration has no place."""
         return [each for each in self._all.values() if each.why_not is not None]
 
-    def _take_up(self, found: Mapping[str, Any]) -> Unread | None:
-        """Take up the content of a file; say why, if it makes no ticket."""
+    def _take_up(self, found: Mapping[str, Any], due: float = inf) -> Unread | None:
+        """Take up the content of a file; say why, if it makes no ticket. `due`: it is over then on the steady
+        clock, if not before.
+        """
         said = found["ticket"]
         try:
             made, until = found.get("made"), found.get("until")
@@ -172,14 +214,15 @@ class Book:
         except (NoTicket, ValueError, OverflowError) as error:
             return Unread(file_of(said["name"]), str(error))
         kept.is_used(user, gateways)
-        if user is not None and (gateway is None or gateway in gateways):
-            kept.begun, kept.rejoin_until = True, self._clock.steady() + REJOIN_SECONDS
+        kept.begun = user is not None and (gateway is None or gateway in gateways)
         kept.counts_from_now()
+        kept.due = min(kept.due, due)
         self._enter(kept)
         return None
 
     def _enter(self, kept: IssuedTicket) -> None:
         self._all[kept.name] = kept
+        kept.counts_them_all(counts=self._keeper is None)
         insort(self._sorted, kept.name)
         self._look_later(kept)
         self._put_in_force(kept)
@@ -260,7 +303,7 @@ class Book:
             self._taken_away(kept)
 
     def _taken_away(self, kept: IssuedTicket) -> None:
-        over = kept.over() or Over("the ticket was removed", expired=False)
+        over = kept.over() or REMOVED
         self._drop(kept)
         self._ended({id(kept.ticket): over})
         ours = {"upstream": kept.ticket.upstream, "until": _end(kept)}
@@ -271,7 +314,8 @@ class Book:
     async def add(self, said: Mapping[str, Any], until: float | None, by: str) -> IssuedTicket:
         """Make a ticket. Raises `NoTicket`."""
         ticket = ticket_of(said, POLICIES_ALONE)
-        async with self.turn:
+        async with self.my_turn():
+            self._refuse_if_elsewhere()
             if ticket.name in self._all:
                 raise NoTicket(f"there is a ticket {shown(ticket.name)} already")
             if len(self._all) >= MAX_TICKETS:
@@ -290,6 +334,7 @@ class Book:
             kept.counts_from_now()
             await self._written(kept)
             self._enter(kept)
+            self._say(kept)
         self._log.info(
             "ticket made",
             export=kept.name,
@@ -301,7 +346,8 @@ class Book:
 
     async def renew(self, name: str, until: float | None, by: str) -> IssuedTicket:
         """Have a ticket be in force until another time. Raises `NoTicket`."""
-        async with self.turn:
+        async with self.my_turn():
+            self._refuse_if_elsewhere()
             kept = self._there(name)
             now = self._clock.wall()
             if until is not None and until <= now:
@@ -311,6 +357,7 @@ class Book:
             kept.until = before  # it is over as before, until the new time is on the disk
             await self._written(kept, content)
             self._is_renewed(kept, until)
+            self._say(kept)
         self._log.info(
             "ticket renewed",
             export=kept.name,
@@ -329,6 +376,7 @@ class Book:
 
     async def remove(self, name: str, by: str) -> str | None:
         """End a ticket and its sessions. Say why its file is there still, if it is. Raises `NoTicket`."""
+        self._refuse_if_elsewhere()
         kept = self._there(name)
         self._drop(kept)
         self._log.info(
@@ -338,10 +386,12 @@ class Book:
             until=_end(kept),
             by=by,
         )
-        self._ended({id(kept.ticket): Over("the ticket was removed", expired=False)})
+        self._say(kept, REMOVED)
+        self._ended({id(kept.ticket): REMOVED})
         self._gone.append(name)  # for `watch`, if whoever asks goes before it is done
-        async with self.turn:
-            why = await self._files_removed([name])
+        async with self.my_turn():
+            # Who keeps them since has been told that it is over, and sees to the file.
+            why = None if self._keeper is not None else await self._files_removed([name])
         self._gone = [each for each in self._gone if each != name]
         return why
 
@@ -350,27 +400,54 @@ class Book:
         kept = self._all.get(name)
         if kept is None or kept.ticket is not ticket or not ticket.once or kept.begun:
             return  # if it is over, the rules say so
-        async with self.turn:
+        if self._keeper is not None and kept.user is not None:
+            refused = await self._keeper(name, kept.user)
+            if refused:
+                raise NoTicket(refused)
+            if refused is not None:
+                return
+        async with self.my_turn():
             user = kept.user
             for tried in range(MOST_TRIES):
                 if kept.begun or user is None or self._all.get(name) is not kept:
                     return
                 if kept.kept_user not in (None, user):
-                    raise NoTicket("the ticket is for one use, and another client uses it")
-                used = {"user": list(user), **kept.used_at(here=True)}
+                    raise NoTicket(USED)
                 try:
-                    await self._written(kept, {**kept.on_disk(), **used})
+                    await self._use_written(kept, user)
                 except _Changed:
                     if tried == MOST_TRIES - 1:
-                        raise
-                    continue  # of two clients at two gateways the first has it
-                kept.begins_use(user)
+                        raise  # of two clients at two gateways the first has it
+
+    async def begin_use_elsewhere(self, name: str, user: tuple[str, ...]) -> None:
+        """Begin a use for a client of another process. Raises `NoTicket`."""
+        async with self.my_turn():
+            self._refuse_if_elsewhere()
+            kept = self._there(name)
+            if kept.user not in (None, user):
+                raise NoTicket(USED)
+            if kept.ticket.once and not kept.begun:
+                await self._use_written(kept, user)
+
+    async def _use_written(self, kept: IssuedTicket, user: tuple[str, ...]) -> None:
+        used = {"user": list(user), **kept.used_at(here=True)}
+        await self._written(kept, {**kept.on_disk(), **used})
+        kept.begins_use(user)
+        self._say(kept)
 
     def _there(self, name: str) -> IssuedTicket:
         kept = self._all.get(name)
         if kept is None or kept.over() is not None:
             raise NoTicket(f"there is no ticket {shown(name)}")
         return kept
+
+    def _say(self, kept: IssuedTicket, over: Over | None = None) -> None:
+        if self.say is not None:
+            self.say(kept, over)
+
+    def _refuse_if_elsewhere(self) -> None:
+        if self._keeper is not None:
+            raise NoTicket(ELSEWHERE)
 
     async def _written(self, kept: IssuedTicket, content: Mapping[str, Any] | None = None) -> None:
         """Have a ticket on the disk, whoever goes meanwhile. Raises `NoTicket`."""
@@ -416,6 +493,96 @@ class Book:
             except (Exception, SystemExit):
                 self._log.exception("a policy failed at the end of a ticket", policy=placed.name)
 
+    # --- Two processes
+
+    @asynccontextmanager
+    async def my_turn(self) -> AsyncIterator[None]:
+        """Have nobody else change anything meanwhile; what another process has written is known."""
+        async with self.turn:
+            if self._stale:
+                await self._read_again()
+            yield
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Another process keeps them."""
+        return self._keeper is not None
+
+    def share(self) -> tuple[Path, int] | None:
+        """Give the directory, and a descriptor by which another process has it as well; None: there is none.
+        Raises `OSError`.
+        """
+        store = self._store
+        return (store.directory, store.share()) if isinstance(store, Store) else None
+
+    def is_kept_by(self, keeper: Keeper) -> None:
+        """Another process keeps them from now on."""
+        self._keeper = keeper
+        self._gone.clear()  # it was told, and sees to them
+        for kept in self._all.values():
+            kept.counts_them_all(counts=False)
+
+    def is_kept_here(self, *, read_again: bool) -> None:
+        """They are kept here from now on. `read_again`: by somebody who may have written what he has not
+        said.
+        """
+        self._keeper, self._stale = None, self._stale or read_again
+        for kept in self._all.values():
+            kept.counts_them_all(counts=True)
+        self._news.set()
+
+    def follow(self, found: Mapping[str, Any], due: float = inf) -> None:
+        """Somebody else has put a ticket on the disk, as `found` says it. `due`: see `IssuedTicket`. Raises
+        `KeyError` for what no file says.
+        """
+        said, made, until, user = (found[key] for key in ("ticket", "made", "until", "user"))
+        here = self._all.get(said["name"])
+        if here is None or here.said != said or text_of(here.made) != made:
+            if here is not None:
+                self.follow_end(here.name, REMOVED)
+            unread = self._take_up(found, due)
+            if unread is not None:
+                self.unread.append(unread)
+            return
+        try:
+            if until != (None if here.until is None else text_of(here.until)):
+                self._is_renewed(here, None if until is None else seconds_of(until))
+            if user is not None and not here.begun:
+                here.begins_use(_user_of(user) or ())
+        except (ValueError, OverflowError) as error:
+            self.unread.append(Unread(file_of(here.name), str(error)))
+        here.due = min(here.due, due)
+        self._look_later(here)
+
+    def follow_end(self, name: str, over: Over, *, with_file: bool = False) -> None:
+        """A ticket is over, as somebody else says. `with_file`: he may not come to remove its file."""
+        kept = self._all.get(name)
+        if kept is not None:
+            self._drop(kept)
+            self._ended({id(kept.ticket): over})
+        if with_file:
+            self._gone.append(name)
+
+    async def _read_again(self) -> None:
+        assert isinstance(self._store, Store)  # no other is shared
+        directory = self._store.directory
+
+        def read() -> list[dict[str, Any]]:
+            return [each for each in read_all(directory) if not isinstance(each, Unread)]
+
+        try:
+            there = {each["ticket"]["name"]: each for each in await trio.to_thread.run_sync(read)}
+        except OSError as error:
+            why = error.strerror or str(error)
+            self._log.warning("ticket not read", file=str(directory), why=why)
+        else:
+            for name in [name for name in self._all if name not in there]:
+                self.follow_end(name, REMOVED)
+            for name, found in there.items():
+                if name not in self._gone:
+                    self.follow({"made": None, "until": None, "user": None, **found})
+        self._stale = False
+
     # --- Over
 
     def _look_later(self, kept: IssuedTicket) -> None:
@@ -440,13 +607,14 @@ class Book:
         """End tickets when they are over, and remove their files, until cancelled."""
         while True:
             await self.look()
-            if self._gone:
-                gone, self._gone = self._gone, []
-                async with self.turn:
-                    await self._files_removed(gone)
+            if self._keeper is None and (self._gone or self._stale):
+                async with self.my_turn():
+                    gone, self._gone = self._gone, []
+                    if gone:
+                        await self._files_removed(gone)
             leaving, self._leaving = self._leaving, []
             for kept in leaving:
-                async with self.turn:
+                async with self.my_turn():
                     await self._leave(kept)
             wait = self._due[0][0] - self._clock.steady() if self._due else inf
             with trio.move_on_after(min(max(wait, 0), LOOK_SECONDS if self._due else inf)):
@@ -496,8 +664,10 @@ class Book:
                 continue
             over[id(kept.ticket)] = why
             self._drop(kept)
-            self._gone.append(kept.name)
-            self._log.info("ticket is over", export=kept.name, why=why.why)
+            self._say(kept, why)
+            if self._keeper is None:
+                self._gone.append(kept.name)
+                self._log.info("ticket is over", export=kept.name, why=why.why)
         if over:
             self._ended(over)
 

@@ -17,6 +17,9 @@ killed, and does not come back, stays named: the use goes on until the ticket's 
 nobody else.
 
 All this is said by a policy, the first of the ticket's chain, so that whoever asks the rules asks the ticket.
+
+While two processes serve (an upgrade), one of them keeps the tickets, and counts the sessions of both; only
+there a use begins, and is over (`gateway.tickets.book`).
 """
 
 from __future__ import annotations
@@ -78,6 +81,8 @@ class IssuedTicket:
     kept_user: tuple[str, ...] | None = None
     """Whose use it is, as it is kept."""
     sessions: int = 0
+    counts_uses: bool = True
+    """The sessions that are known here are all that there are. Else another process says when a use is over."""
     rejoin_until: float = inf
     """Its use is over then, on the steady clock, if nobody comes back."""
     why_not: str | None = None
@@ -144,15 +149,32 @@ class IssuedTicket:
         if self.ticket.once:
             self.user = client.identity.key
 
+    def used_elsewhere(self, client: Client) -> bool:
+        """Another process has a session of a client: count it, unless another client uses the ticket. Whose use
+        it is, is said when that begins.
+        """
+        if self.ticket.once and self.user not in (None, client.identity.key):
+            return False
+        self.sessions += 1
+        return True
+
     def begins_use(self, user: tuple[str, ...]) -> None:
         """The disk has whose use it is. Whoever had asked may have gone meanwhile."""
         self.begun, self.user, self.kept_user = True, user, user
-        if not self.sessions:
+        self._waits_for_more()
+
+    def counts_them_all(self, *, counts: bool) -> None:
+        """From now on the sessions of all processes are counted here; or another one says when its use is
+        over.
+        """
+        self.counts_uses, self.rejoin_until = counts, inf
+        if self.begun:
             self._waits_for_more()
 
     def _waits_for_more(self) -> None:
-        self.rejoin_until = self.clock.steady() + REJOIN_SECONDS
-        self.idle(self)
+        if self.counts_uses and not self.sessions:
+            self.rejoin_until = self.clock.steady() + REJOIN_SECONDS
+            self.idle(self)
 
     def left(self) -> None:
         """A session has ended."""
@@ -208,6 +230,10 @@ class TicketTerms(Policy):
         self.admit(session.client)
         self._kept.used_by(session.client)
         return self
+
+    def stands_elsewhere(self, session: Session) -> bool:
+        """Count a session of another process."""
+        return self._kept.used_elsewhere(session.client)
 
     def leave(self, session: Session) -> None:
         """Count it no more."""

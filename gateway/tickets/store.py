@@ -99,12 +99,20 @@ class Unread:
 
 
 class Store:
-    """The files of one directory, which is this gateway's as long as it is open. Raises `StoreError`."""
+    """The files of one directory, which is this gateway's as long as it is open. Raises `StoreError`.
+
+    `held` is a descriptor of it from another process of this gateway, which has it (`share`): it belongs to
+    this from now on. The lock is one for both (flock(2)), so no other gateway gets the directory, whoever of
+    them dies.
+    """
 
     gateway: str | None = None
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, held: int | None = None) -> None:
         self.directory = directory
+        if held is not None:
+            self._held = held
+            return
         try:
             with suppress(FileExistsError):
                 directory.mkdir(DIRECTORY_MODE)
@@ -139,6 +147,12 @@ class Store:
             await trio.to_thread.run_sync(self.remove, names)
         except OSError as error:
             raise NotKept(error.strerror) from None
+
+    def share(self) -> int:
+        """Give a descriptor by which another process of this gateway has the directory as well. Raises
+        `OSError`.
+        """
+        return os.dup(self._held)
 
     def close(self) -> None:
         """Let another gateway have it."""

@@ -6,7 +6,9 @@ older.py   the process that was there: it starts the newer one, hands over, and 
 draining.py  what it does for its clients, and for those of the newer one, until the last has left
 asking.py  clients that were given to the other process, which has not said yet whose they are
 newer.py   the process that comes: it is given the doors, and serves beside the older one until that has ended
-resuming.py  what is paused in both, and goes on
+errands.py what one has the other do: an operator's verbs, and the begin of a ticket's use
+switched.py  where exports were switched, in words that both have in common
+tickets.py exports that were made at run time, on their way
 giving.py  what the older one gives: disks, with their losses, and servers
 host.py    what it needs of the gateway
 begin.py   what a process finds that was started for this

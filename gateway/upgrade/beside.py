@@ -28,6 +28,8 @@ class Beside:
         self._doors: Counter[Door] = Counter()
         self._there: dict[str, Door] = {}
         self._sessions: dict[str, tuple[Session, list[Policy]]] = {}
+        self.spoken_of: set[str] = set()
+        """Exports of which an operator speaks at this moment, and that are known there."""
 
     def __len__(self) -> int:
         return len(self._there)
@@ -36,6 +38,10 @@ class Beside:
     def sessions(self) -> int:
         """How many have opened an export, as far as we were told."""
         return len(self._sessions)
+
+    def names(self) -> set[str]:
+        """Give the exports that they have opened, and those that were paused there."""
+        return {session.export for session, _counting in self._sessions.values()} | self.spoken_of
 
     def at(self, door: Door) -> int:
         """How many have come through a door."""

@@ -1,4 +1,5 @@
-"""Listening sockets on their way from one process to another (SCM_RIGHTS), with the pidfile.
+"""Listening sockets on their way from one process to another (SCM_RIGHTS), with the pidfile and the directory
+of tickets.
 
 The newer process has copies of the older one's sockets: the same sockets, and so the same queues of clients
 that wait to be accepted. It keeps those that its configuration has as well, by what cannot be listened on twice
@@ -21,10 +22,12 @@ from gateway.config import AdminUri, Listen
 from gateway.handover.homes import door_of
 from gateway.handover.message import MAX_DESCRIPTORS, ChannelMessage, NotUnderstood
 from gateway.net.listen import Listener
+from gateway.upgrade.tickets import TicketsThere
 
 Door = tuple[object, ...]
 
 LISTEN, CONTROL, ADMIN, PIDFILE = "listen", "control", "admin", "pidfile"
+TICKETS = "tickets"
 
 
 def doors_said(
@@ -32,9 +35,12 @@ def doors_said(
     control: tuple[Path, trio.SocketListener] | None,
     admin: Mapping[AdminUri, Sequence[socket.socket]],
     pidfile: int | None,
+    tickets: tuple[Path, int] | None = None,
     **said: object,
 ) -> Iterator[ChannelMessage]:
-    """Give the messages by which another process has copies of all these. Raises `OSError`."""
+    """Give the messages by which another process has copies of all these; `tickets` are a directory and its
+    descriptor. Raises `OSError`.
+    """
     doors: list[dict[str, Any]] = []
     descriptors: list[int] = []
     for listener in listeners:
@@ -52,6 +58,9 @@ def doors_said(
     if pidfile is not None:
         doors.append({"what": PIDFILE, "door": []})
         descriptors.append(pidfile)
+    if tickets is not None:
+        doors.append({"what": TICKETS, "door": [str(tickets[0])]})
+        descriptors.append(tickets[1])
     for start in range(0, max(1, len(doors)), MAX_DESCRIPTORS):
         part = slice(start, start + MAX_DESCRIPTORS)
         last = start + MAX_DESCRIPTORS >= len(doors)
@@ -70,6 +79,8 @@ class Inherited:
         self._admin: defaultdict[str, list[int]] = defaultdict(list)
         self.pidfile: int | None = None
         """A pidfile that it holds, and so do we."""
+        self.tickets: TicketsThere | None = None
+        """Where its tickets are, and which there are."""
         self.taken: list[list[object]] = []
         """The doors that we have as well."""
 
@@ -95,6 +106,8 @@ class Inherited:
                 self._admin[str(door[0])].append(descriptor)
             elif what == PIDFILE:
                 self.pidfile = descriptor
+            elif what == TICKETS:
+                self.tickets = TicketsThere(Path(str(door[0])), descriptor)
             else:
                 os.close(descriptor)
 
@@ -133,6 +146,8 @@ class Inherited:
         left += [each for there in self._admin.values() for each in there]
         for descriptor in (*left, *self._control.values()):
             os.close(descriptor)
+        if self.tickets is not None:
+            self.tickets.close()
         self._listening.clear()
         self._control.clear()
         self._admin.clear()

@@ -10,6 +10,8 @@ each that the newer process gives it, whose that is.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import count
 
@@ -21,11 +23,18 @@ from gateway.handover.homes import door_of
 from gateway.handover.message import ChannelMessage, NotUnderstood
 from gateway.hub.ends import Cause
 from gateway.protocol.server_role import ServerNegotiation
+from gateway.sessions.holding import NotDone, NotHere
+from gateway.sessions.opened import Location
+from gateway.sessions.pausing import Led
 from gateway.sessions.service import Paused, Relayed
 from gateway.upgrade.asking import OnTheWay, take
 from gateway.upgrade.giving import Gifts
 from gateway.upgrade.homes import Giving, Whose
 from gateway.upgrade.host import UpgradeHost, listener_at
+from gateway.wire.handshake import shown
+
+SWITCH = "a switch"
+"""By which a disk is known to `Giving` that an export is about to be led to; one is switched at a time."""
 
 UPGRADED = "the gateway was upgraded, and the time of the process before is over: connect again"
 
@@ -49,6 +58,8 @@ class Draining:
         self._talking: dict[ServerNegotiation, str] = {}
         """Negotiations that were under way at the change, with what each is known by to `Giving`."""
         self._numbers = count(1)
+        self._sessions_elsewhere: set[str] = set()
+        """Exports of which the newer process has sessions, as far as an operator's command has to know."""
 
     def begin(self) -> None:
         """From now on clients here, too, may ask for disks that are not here."""
@@ -160,6 +171,52 @@ class Draining:
         self._told[client.session_id] = False  # the newer process counts it
         self._host.take(listener, stream, client)
 
+    # --- Exports that are led elsewhere
+
+    @contextmanager
+    def sessions_elsewhere(self, exports: Collection[str]) -> Iterator[None]:
+        """Have the newer process have sessions of these, as long as something is done for it."""
+        self._sessions_elsewhere |= {*exports}
+        try:
+            yield
+        finally:
+            self._sessions_elsewhere -= {*exports}
+            self._giving.stays(SWITCH, None)
+
+    async def may_lead(self, led: Led) -> None:
+        """See `Pauses`: exports are led elsewhere by the home of their disk, to a disk that has its home there,
+        or will have. Raises `NotDone`, or `NotHere`: the newer process may.
+        """
+        given = {name for name, (was, _to) in led.items() if was is None or self._has_given(was)}
+        here = {each.name for each in self._host.service.running} & {*led}
+        if here & self._sessions_elsewhere or (given and here):
+            both = ", ".join(map(shown, sorted(here)))
+            raise NotDone(f"{both} has sessions in two processes, until this one has ended")
+        if given and given != {*led}:
+            raise NotDone(
+                "some of them are served by the newer process: switch one after the other"
+            )
+        for _was, to in led.values():
+            site = _site(to)
+            if not given and self._giving.is_given(site):
+                raise NotDone(
+                    f"{to.server.name} is served by the newer process, and these sessions are not"
+                )
+            if not given:
+                self._giving.stays(SWITCH, site)
+                continue
+            used = self.gifts.is_used(site)
+            if self._giving.answer(site, used=used, ending=self.ending) is not Whose.YOURS:
+                raise NotDone(
+                    f"{to.server.name} has sessions here, and the newer process would go there"
+                )
+            await self.gifts.give_up(site)
+        if given:
+            raise NotHere("the newer process serves it")
+
+    def _has_given(self, location: Location) -> bool:
+        return self._giving.is_given(_site(location))
+
     # --- Clients of ours
 
     async def takes(self, client: Given, descriptor: int, export: str | None) -> bool:
@@ -184,4 +241,8 @@ class Draining:
         location = None if name is None or route is None else service.location(name, route)
         if location is not None:
             key = self._talking[core] = f"negotiation {next(self._numbers)}"
-            self._giving.stays(key, DiskSite.at(location.server.where, location.name))
+            self._giving.stays(key, _site(location))
+
+
+def _site(location: Location) -> DiskSite:
+    return DiskSite.at(location.server.where, location.name)

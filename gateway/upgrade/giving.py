@@ -85,6 +85,12 @@ class Gifts:
             self._give_losses(site)
             self._say(ChannelMessage("yours", number))
 
+    async def give_up(self, site: DiskSite) -> None:
+        """Give a disk for which no client has come."""
+        async with self._turn:
+            await self._give_children(site)
+            self._give_losses(site)
+
     async def give_all(self) -> None:
         """Give all that is left."""
         async with self._turn:

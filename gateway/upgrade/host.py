@@ -140,8 +140,12 @@ class UpgradeHost(Protocol):
         """The exports that are paused."""
         ...
 
-    async def resume(self, asked: Mapping[str, Any]) -> ControlAnswer:
-        """Do what an operator asks the other process for: the verb."""
+    async def do(self, verb: str, asked: Mapping[str, Any]) -> ControlAnswer:
+        """Do what an operator asks the other process for, about sessions of ours."""
+        ...
+
+    def leads(self, exports: Mapping[str, Any]) -> None:
+        """Lead exports where the other process has led them (`gateway.upgrade.switched`)."""
         ...
 
     @property

@@ -14,31 +14,35 @@ import math
 import os
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import trio
 
 from gateway import __version__
+from gateway.admin.control import ControlAnswer
 from gateway.handover.channel import Channel, closing_descriptors
 from gateway.handover.given import DiskSite, Given, identity_of_said
 from gateway.handover.homes import door_of
 from gateway.handover.message import READ, ChannelMessage, NotUnderstood
 from gateway.net.listen import Listener
 from gateway.sessions.opened import Location
+from gateway.sessions.pausing import Led, anywhere
 from gateway.sessions.service import Service
 from gateway.upgrade.asking import OnTheWay, take
 from gateway.upgrade.beside import Beside
 from gateway.upgrade.children import all_ended, commands_of
 from gateway.upgrade.doors import PIDFILE, Inherited
+from gateway.upgrade.errands import Errands
 from gateway.upgrade.host import UpgradeHost, listener_at
-from gateway.upgrade.resuming import Resuming, pause
 from gateway.upgrade.steps import Act, Happening, NewerIs, newer_step
+from gateway.upgrade.switched import lead, switched_said
+from gateway.upgrade.tickets import BEGIN, TicketsOfTwo, TicketsThere
 from gateway.upstream.server import Server
 
 GREETING_SECONDS = 10
-"""How long the older process may take to give its doors: it has nothing to wait for."""
+"""How long the older process may take to give the next of its doors and tickets: it has nothing to wait for."""
 
 FAREWELL_SECONDS = 1
 
@@ -63,7 +67,7 @@ class Newer:
         self.older_version = ""
         self.beside: Beside | None = None
         self._channel = Channel(end)
-        self.resuming = Resuming(self._channel.say)
+        self.errands = Errands(self._channel.say)
         self._host: UpgradeHost | None = None
         self._asking = OnTheWay()
         self._ours: set[DiskSite] = set()
@@ -80,11 +84,12 @@ class Newer:
         hello = {"reads": [*READ], "pid": os.getpid(), "version": __version__}
         self._channel.say(ChannelMessage("hello", hello))
         try:
-            with trio.fail_after(GREETING_SECONDS):
+            with trio.fail_after(GREETING_SECONDS) as scope:
                 await self._channel.send_waiting()
                 last = False
-                while not (last and self._said_state):
+                while not (last and self._said_state and self._has_tickets):
                     message = await self._channel.next()
+                    scope.deadline = trio.current_time() + GREETING_SECONDS
                     if message is None:
                         self.state, _acts = newer_step(self.state, Happening.OTHER_DIED)
                         return
@@ -94,10 +99,12 @@ class Newer:
                         self.older_pid, self.older_version = message["pid"], message["version"]
                     elif message.kind == "state":
                         self._said_state = message.said
+                    elif self.tickets is not None:
+                        self.tickets.heard(message)
         except NotUnderstood as error:
             raise NotGreeted(f"the older process is not understood: {error}") from None
         except trio.TooSlowError:
-            why = f"the older process has not given its sockets within {GREETING_SECONDS} s"
+            why = f"the older process has given nothing more of its own for {GREETING_SECONDS} s"
             raise NotGreeted(why) from None
 
     async def fail(self, why: str) -> None:
@@ -115,20 +122,20 @@ class Newer:
             if upstream in theirs and self.state is not NewerIs.ALONE_SOON:
                 command.ours = trio.Event()
 
-    def go_where_it_was_switched(self, service: Service, switched_to: Any) -> None:
+    @property
+    def tickets(self) -> TicketsThere | None:
+        """Where the older process has tickets, and which."""
+        return self.inherited.tickets
+
+    @property
+    def _has_tickets(self) -> bool:
+        return self.tickets is None or self.tickets.complete
+
+    def go_where_it_was_switched(
+        self, service: Service, switched_to: Callable[[str, str], Server]
+    ) -> None:
         """Lead exports where the older process leads them. `switched_to` gives the server of a URI."""
-        for name, said in self._said_state.get("switched", {}).items():
-            upstream, uri, there = said
-            route = service.config.route(name)
-            if route is None or upstream not in service.config.upstream:
-                service.log.warning(
-                    "export was switched and is where the configuration says",
-                    export=name,
-                    server=uri,
-                )
-                continue
-            server = switched_to(uri, upstream)
-            service.switch(name, Location(server, there, 1), to_configured=False)
+        lead(service, self._said_state.get("switched", {}), switched_to)
         for upstream in self._said_state.get("disabled", ()):
             service.disable(str(upstream), disabled=True)
 
@@ -144,6 +151,11 @@ class Newer:
         self._host = host
         self.beside = Beside(host.service)
         host.service.homes = self
+        host.service.named_elsewhere = self.beside.names
+        self._tickets = TicketsOfTwo(
+            host.service.tickets, self._channel.say, self.errands, host.tasks
+        )
+        host.pauses.may_lead, host.pauses.have_led = self._may_lead, self._say_switched
         host.tasks.start_soon(self._follow)
         self.happens(Happening.PREPARED)
 
@@ -204,12 +216,18 @@ class Newer:
                 if isinstance(deadline, int | float):
                     seconds = deadline + self._host.service.config.drain_seconds + OVERDUE_SECONDS
                     self._overdue_at = trio.current_time() + seconds
-                pause(self._host.pauses, message.said.get("paused", {}))
+                self._pause(message.said.get("paused", {}))
                 self.happens(Happening.GO)
             case "resumed":
                 self._host.tasks.start_soon(self._host.pauses.go_on, message["exports"])
             case "answer":
-                self.resuming.answered(message)
+                self.errands.answered(message)
+            case "errand":
+                self._host.tasks.start_soon(self.errands.do, message, self._do)
+            case "switched":
+                self._host.leads(message["exports"])
+            case "ticket" | "ticket-over":
+                self._tickets.heard(message, with_files=True)
             case "bye":
                 self.happens(Happening.BYE)
             case "taken" | "yours":
@@ -232,6 +250,31 @@ class Newer:
                 self._take(message)
             case _:
                 raise NotUnderstood(f"expected nothing of the kind {message.kind!r} now")
+
+    def _pause(self, said: Any) -> None:
+        """What is paused in the older process is paused here, too. Raises `NotUnderstood`."""
+        assert self._host is not None
+        try:
+            self._host.pauses.take_over(said)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise NotUnderstood(f"expected pauses, got {said!r:.80} ({error!r})") from None
+
+    async def _do(
+        self, verb: str, asked: Mapping[str, Any], _sessions: Collection[str]
+    ) -> ControlAnswer:
+        """Do an errand of the older process."""
+        if verb == BEGIN:
+            return await self._tickets.begin_use(asked)
+        return ControlAnswer(False, problems=(f"{verb} is done by who is asked for it",))
+
+    async def _may_lead(self, led: Led) -> None:
+        """See `Pauses`: the older process was asked before, and has given the disks."""
+        for _was, to in led.values():
+            self._know_ours(DiskSite.at(to.server.where, to.name))
+
+    def _say_switched(self, locations: Mapping[str, Location], home: bool) -> None:
+        said = switched_said(locations, home=home)
+        self._channel.say(ChannelMessage("switched", {"exports": said}))
 
     # --- Clients
 
@@ -350,6 +393,8 @@ class Newer:
         assert self._host is not None
         for listener in self._host.listeners:
             listener.closed = partial(self._say_closed, list(door_of(listener.settings.uri)))
+        if not self.alone:
+            self._tickets.keep()
         self._host.serves()
 
     def _say_closed(self, door: list[object]) -> None:
@@ -360,8 +405,10 @@ class Newer:
         assert self.beside is not None
         self.beside.all_gone()
         self._asking.all_stay()
-        self.resuming.nobody_answers()
-        self._host.service.homes = None
+        self.errands.nobody_answers()
+        self._tickets.are_ours_alone()
+        self._host.pauses.may_lead, self._host.pauses.have_led = anywhere, _nothing
+        self._host.service.homes, self._host.service.named_elsewhere = None, tuple
         self._ended.set()
         for listener in self._host.listeners:
             listener.closed = _nothing
@@ -389,7 +436,7 @@ class Newer:
         self._channel.say(ChannelMessage("stop"))
 
 
-def _nothing() -> None:
+def _nothing(*_what: object) -> None:
     """Nobody minds."""
 
 

@@ -10,8 +10,9 @@ This is longer than other modules: it has a method for each thing that the table
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -23,11 +24,16 @@ from gateway.handover.homes import door_of
 from gateway.handover.message import ChannelMessage, NotUnderstood, common
 from gateway.net.listen import ListenError, open_listener
 from gateway.plural import plural
+from gateway.sessions.opened import Location
+from gateway.sessions.pausing import anywhere
 from gateway.upgrade.children import commands_of
 from gateway.upgrade.doors import ADMIN, CONTROL, LISTEN, PIDFILE, doors_said
 from gateway.upgrade.draining import Draining
+from gateway.upgrade.errands import Errands
 from gateway.upgrade.host import Started, UpgradeHost, listener_at
 from gateway.upgrade.steps import Act, Happening, OlderIs, older_step
+from gateway.upgrade.switched import switched_said
+from gateway.upgrade.tickets import TicketsOfTwo
 
 READY_SECONDS = 60
 """How long the newer process may take until it is ready: it loads what `serve` loads, and credentials perhaps
@@ -46,6 +52,9 @@ class Older:
     """An upgrade, as the process sees it that was there. `deadline_seconds`: how long sessions may go on; None:
     as long as they like.
     """
+
+    _errands: Errands
+    _tickets: TicketsOfTwo  # both from when the newer process is started
 
     def __init__(
         self, host: UpgradeHost, program: Sequence[str], deadline_seconds: float | None
@@ -128,6 +137,10 @@ class Older:
             return
         self._channel = Channel(ours)
         self._draining = Draining(self._host, self._channel)
+        self._errands = Errands(self._channel.say)
+        self._tickets = TicketsOfTwo(
+            self._host.service.tickets, self._channel.say, self._errands, self._host.tasks
+        )
         # They wait for it in the channel: whenever we are killed from now on, the newer process has them, and
         # clients wait in their queues.
         self._give_doors()
@@ -175,7 +188,7 @@ class Older:
             case "ready":
                 self._draining.gifts.wanted = message["commands"]
                 self._doors_taken = [list(each) for each in message["doors"]]
-                self.happens(Happening.READY)
+                self._tickets.when_at_rest(partial(self.happens, Happening.READY))
             case "serving":
                 self.happens(Happening.SERVING)
             case "client":
@@ -186,8 +199,16 @@ class Older:
                 self._draining.gifts.taken(message["upstream"])
             case "closed":
                 self._close_door(tuple(message["door"]))
-            case "resume":
-                self._host.tasks.start_soon(self._resume, message["number"], message["asked"])
+            case "errand":
+                self._host.tasks.start_soon(self._errands.do, message, self._do)
+            case "undo":
+                self._host.tasks.start_soon(self._errands.undo, message["number"])
+            case "answer":
+                self._errands.answered(message)
+            case "switched":
+                self._host.leads(message["exports"])
+            case "ticket" | "ticket-over":
+                self._tickets.heard(message)
             case "stop":
                 self.happens(Happening.STOP)
             case "thanks":
@@ -198,12 +219,15 @@ class Older:
     def _give_doors(self) -> None:
         host = self._host
         control, file = host.doors.control, host.doors.pidfile
+        tickets: tuple[Path, int] | None = None
         try:
+            tickets = None if host.service.tickets is None else host.service.tickets.share()
             for message in doors_said(
                 host.listeners,
                 None if control is None else (control.path, control.listening),
                 {} if host.doors.admin is None else host.doors.admin.sockets,
                 None if file is None else file.fd,
+                tickets,
                 version=__version__,
                 pid=os.getpid(),
             ):
@@ -212,11 +236,11 @@ class Older:
             self.problems.append(f"sockets cannot be given: {error.strerror}")
             self.happens(Happening.FAILED)
             return
+        finally:
+            if tickets is not None:  # it has been copied
+                os.close(tickets[1])
         service = host.service
-        switched = {
-            name: [at.server.recipe.upstream, str(at.server.recipe.uri), at.name]
-            for name, at in service.switched.items()
-        }
+        switched = switched_said(service.switched)
         children = [upstream for upstream, _command in commands_of(service.servers.values())]
         said = {
             "switched": switched,
@@ -225,6 +249,7 @@ class Older:
             "children": children,
         }
         self._say(ChannelMessage("state", said))
+        self._tickets.begin()
 
     def _close_door(self, door: tuple[object, ...]) -> None:
         """The newer process listens there no more: nor do we, or clients would wait for nobody."""
@@ -261,18 +286,28 @@ class Older:
         if file is not None:  # the newer process writes its number there as soon as it hears this
             file.is_ours = [PIDFILE] not in self._doors_taken
         paused = self._host.pauses.as_said()
+        assert self._draining is not None
         self._host.pauses.have_gone_on = lambda exports: self._say(
             ChannelMessage("resumed", {"exports": [*exports]})
         )
+        self._host.pauses.may_lead = self._draining.may_lead
+        self._host.pauses.have_led = self._say_switched
+        self._tickets.go()
         self._say(ChannelMessage("go", {"deadline": self._deadline_seconds, "paused": paused}))
         self._host.tasks.start_soon(
             self._late, OlderIs.GOING, SERVING_SECONDS, "the newer process did not serve"
         )
 
-    async def _resume(self, number: int, asked: Mapping[str, Any]) -> None:
-        answer = await self._host.resume(asked)
-        said = {"ok": answer.ok, "done": [*answer.done], "problems": [*answer.problems]}
-        self._say(ChannelMessage("answer", {"number": number, **said}))
+    async def _do(
+        self, verb: str, asked: Mapping[str, Any], sessions: Collection[str]
+    ) -> ControlAnswer:
+        assert self._draining is not None
+        with self._draining.sessions_elsewhere(sessions):
+            return await self._host.do(verb, asked)
+
+    def _say_switched(self, locations: Mapping[str, Location], home: bool) -> None:
+        said = switched_said(locations, home=home)
+        self._say(ChannelMessage("switched", {"exports": said}))
 
     def _say_runs(self, upstream: str, number: int) -> None:
         self._say(ChannelMessage("runs", {"upstream": upstream, "pid": number}))
@@ -307,10 +342,15 @@ class Older:
     def _say_not_done(self) -> None:
         for why in self.problems:
             self._host.service.log.error("not upgraded, and all is as it was", why=why)
+        if self._channel is not None:
+            self._tickets.take_back()
         self._answer.set()
 
     def _accept_again(self) -> None:
         self._host.pauses.have_gone_on = _nothing
+        self._host.pauses.may_lead = anywhere
+        self._host.pauses.have_led = _nothing
+        self._host.tasks.start_soon(self._errands.undo_all)
         for command in dict(commands_of(self._host.service.servers.values())).values():
             command.started = _nothing
         if self._done:
@@ -337,6 +377,8 @@ class Older:
     def _take_back(self) -> None:
         if self._draining is not None:
             self._draining.take_back()
+            self._errands.nobody_answers()
+            self._tickets.take_back()
         self.gone.set()
         for _upstream, command in commands_of(self._host.service.servers.values()):
             command.ours.set()
@@ -397,7 +439,7 @@ class Older:
         await self._late(self.state, THANKS_SECONDS, "the newer process did not take what is left")
 
 
-def _nothing(_what: object) -> None:
+def _nothing(*_what: object) -> None:
     """Nobody minds."""
 
 

@@ -360,6 +360,7 @@ class OptionPhase:
         return export, dialect, quirks
 
     def _open(self, answer: Answered) -> Link:
+        assert answer.export is not None
         export, dialect, quirks = self._judge(answer)
         try:
             self._core.next_event()  # raises if anything came that nobody asked for

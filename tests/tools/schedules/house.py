@@ -26,6 +26,7 @@ import structlog
 import trio
 
 from gateway.admin.control import ControlAnswer, Verb
+from gateway.app import ticketing
 from gateway.app.doors import Doorkeeper, open_doors
 from gateway.app.draining import Drained, Leaving
 from gateway.app.farewell import Farewell
@@ -46,7 +47,7 @@ from gateway.sessions.pausing import Pauses
 from gateway.sessions.service import Service
 from gateway.sessions.upkeep import see_to_upstreams
 from gateway.upgrade.newer import Newer
-from gateway.upstream.configured import servers_of
+from gateway.upstream.configured import StartError, servers_of
 from tests.embedded.peers import Client
 from tests.tools.oracle import Oracle
 from tests.tools.schedules.geometry import BLOCKS
@@ -104,6 +105,8 @@ class House:
         )
         """The server's two addresses."""
         self.path = workdir / "gateway"
+        self.more = ""
+        """What the configurations of newer gateways say beside that of the settings."""
 
     def begin(self, end: socket.socket | None) -> Process:
         """Begin a gateway; with its `end` of a channel, in the place of the one before."""
@@ -217,13 +220,19 @@ class Process:
             if newer is not None:
                 await newer.greet()
             listen = f"nbd+unix:///?socket={house.path}"
-            config = parse(house.settings.config(listen, house.main, house.other), "schedule")
+            text = house.settings.config(listen, house.main, house.other)
+            config = parse(house.more + text, "schedule")
             standing = Standing(servers_of(config, house.servers, None), None, Listeners([]))
             try:
                 inherited = None if newer is None else newer.inherited
                 self._listeners = standing.doors.listeners
                 await open_doors(standing.doors, config, inherited)
+                told = None if inherited is None else inherited.tickets
+                standing.tickets = await ticketing.opened_book(config, told)
                 await self._serve(config, standing, newer)
+            except StartError as error:
+                assert newer is not None
+                await newer.fail(str(error))
             finally:
                 await standing.aclose()
         self.ended.set()
@@ -233,7 +242,8 @@ class Process:
         house = self._house
         log = structlog.wrap_logger(None, processors=[partial(_noted, house.log)])
         hub = Hub(trio.current_time)
-        service = self.service = Service(config, standing.servers.servers, hub, log)
+        servers, tickets = standing.servers.servers, standing.tickets
+        service = self.service = Service(config, servers, hub, log, tickets=tickets)
         drained = Drained(service)
         overview = Overview(standing, self._counts, service, drained, self.leaving)
         self._farewell = Farewell(service, standing, self.leaving, self._counts)
@@ -251,7 +261,12 @@ class Process:
                     )
                     pauses = Pauses(service, tasks)
                     verbs = verbs_of(service, pauses, lambda: None)
-                    upgrade = {"upgrade": self._upgrading.upgrade}
+                    upgrade = {
+                        "upgrade": self._upgrading.upgrade,
+                        **ticketing.verbs_of(service),
+                    }
+                    if tickets is not None:
+                        tasks.start_soon(tickets.watch)
                     self.verbs: dict[str, Verb] = self._upgrading.guarded(
                         {**verbs, **upgrade}, pauses
                     )
@@ -337,8 +352,10 @@ def _noted(
 
 
 @asynccontextmanager
-async def house(settings: Settings, workdir: Path, random: Random) -> AsyncIterator[House]:
-    """A gateway and its server."""
+async def house(
+    settings: Settings, workdir: Path, random: Random, more: str = ""
+) -> AsyncIterator[House]:
+    """A gateway and its server. `more`: what its configuration says beside that of the settings."""
     oracle = Oracle(
         BLOCKS,
         scope_all=settings.scope_all,
@@ -355,6 +372,7 @@ async def house(settings: Settings, workdir: Path, random: Random) -> AsyncItera
         world.listen(workdir / "main", workdir / "other")
         made = House(settings, workdir, world, oracle, processes, servers)
         world.held = lambda: made.holds
+        made.more = more
         await made.begin(None).serves_now.wait()
         yield made
         await made.stop()
