@@ -362,7 +362,8 @@ class Policy(BaseModel):
         """Say in which numbers a session counts that hold for all who pass this place, whichever process of the
         gateway serves them. With several `workers` these are kept for all together: there is room for the
         session in each of them before `join` is called, which then counts those of its own process. Without
-        this hook a policy that `remembers` all of its place is refused there.
+        this hook a policy that `remembers` all of its place is refused there. One that has it for the sake of
+        its `charges` gives nothing, and makes buckets that are `shared`.
         """
         return ()
 
@@ -400,6 +401,9 @@ class Policy(BaseModel):
     def charges(self, session: Session) -> Sequence[Charge]:
         """Give what a session's commands are charged to: the same buckets each time. After a reload the policy
         now in force is asked, which this session may never have joined.
+
+        A bucket whose sessions may be in several processes says by whom it is `shared`, in words that are the
+        same in all of them: what it holds is then lent to it, of one bucket for all (`docs/workers.md`).
         """
         return ()
 

@@ -25,8 +25,14 @@ A bucket that is only *watched* holds nobody back. It says for how long it would
 counts that apart from its level. So when a rate that was tried out takes effect, its level has not been lowered
 meanwhile.
 
+Where a rate is one for several processes, each has a bucket that only *borrows*: what it holds does not come
+with time, but is lent to it in slices by whoever has the one bucket of all (`gateway.workers.rates`).
+There each process is a gate, with the `weight` of those who wait in it, and a slice is its request.
+
 `Doors` knows which buckets are waited for, and when the earliest of them opens. Whoever owns it sleeps until
 then and calls `open_due`. Nothing here sleeps, and a session without a gate costs nothing.
+
+This is longer than other modules: a bucket, its gates and the order among them are one rule.
 """
 
 from __future__ import annotations
@@ -59,28 +65,45 @@ class Bucket:
     """Tokens that come with time and go with requests. Everyone who shares one uses the same `clock`."""
 
     __slots__ = (
+        "__weakref__",
         "_at",
         "_clock",
         "_doors",
         "_due",
+        "_enough",
         "_level",
+        "_low",
         "_now",
         "_queue",
+        "_waiting_weight",
         "_would_at",
         "_would_level",
         "burst",
         "per_second",
+        "shared",
     )
 
-    def __init__(self, per_second: float, burst: float, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        per_second: float,
+        burst: float,
+        clock: Clock = time.monotonic,
+        shared: tuple[str, ...] = (),
+    ) -> None:
         _check(per_second, burst)
         self.per_second = per_second
         self.burst = burst
+        self.shared = shared
+        """Who shares it, in words that are the same in every process of the gateway. Empty: all who do are in
+        this process."""
         self._clock = clock
         self._level = float(burst)
         self._at = clock()  # when the level was that
         self._now = 0.0  # its virtual time
         self._queue: list[_Turn] = []  # who waits, in order
+        self._waiting_weight = 0.0  # of all of them
+        self._low: Callable[[], None] | None = None  # asks for more, where it only borrows
+        self._enough = 0.0  # what it asks below
         self._doors: Doors | None = None  # of those who wait
         self._due: _Due | None = None  # its entry there
         # The same for requests that are only watched:
@@ -97,7 +120,11 @@ class Bucket:
 
     @property
     def full(self) -> bool:
-        """It holds its whole burst, and would if it had been charged for watched requests as well."""
+        """Nothing of it has to be remembered: it holds its whole burst, and would if it had been charged for
+        watched requests as well; or whoever lends to it remembers.
+        """
+        if self.borrows:
+            return True
         self._refill_watched(self._clock())
         return self.level >= self.burst and self._would_level >= self.burst
 
@@ -119,11 +146,40 @@ class Bucket:
         if self._doors is not None:
             self._doors.expect(self)
 
+    # --- What is borrowed
+
+    @property
+    def borrows(self) -> bool:
+        """What it holds is lent to it, and does not come with time."""
+        return self._low is not None
+
+    def borrow(self, low: Callable[[], None], enough: float) -> None:
+        """Hold only what is lent, from now on. `low` is called whenever somebody is charged or waits and there
+        is less than `enough`.
+        """
+        if self._low is None:
+            self._level = min(0.0, self.level)
+        self._low, self._enough = low, enough
+
+    def borrow_no_more(self) -> None:
+        """What it holds comes with time again."""
+        self._low, self._at = None, self._clock()
+        if self._doors is not None:
+            self._doors.expect(self)
+
+    def lend(self, tokens: float) -> None:
+        """Add something to what it holds, or take something of it back (below 0)."""
+        self._level += tokens
+        if self._doors is not None:
+            self._doors.expect(self)
+
     def _refill(self, now: float) -> None:
         seconds = now - self._at
         if seconds <= 0:
             return
         self._at = now
+        if self._low is not None:
+            return
         gained = seconds * self.per_second
         if self._queue:
             # Somebody waits, so the bucket was not idle: its driver is late (Trio's timers are good for a
@@ -132,7 +188,7 @@ class Bucket:
         elif self._level < self.burst:
             self._level = min(self._level + gained, self.burst)
 
-    def would_hold(self, cost: int) -> float:
+    def would_hold(self, cost: float) -> float:
         """Charge a request that passes in any case to a level beside the real one. Give for how many seconds
         the bucket would have held it back.
 
@@ -150,24 +206,29 @@ class Bucket:
         self._would_level = min(self._would_level + gained, self.burst)
         self._would_at = max(self._would_at, now)
 
-    def _lets(self, spot: _Spot, cost: int) -> bool:
+    def _lets(self, spot: _Spot, cost: float) -> bool:
         self._refill(self._clock())
         if not spot.asks:
             spot.asks = True
             spot.turn = max(spot.turn, self._now)
         if self._level <= 0:
+            if self._low is not None:
+                self._low()
             return False
         if not self._queue:
             return True
         first = self._queue[0]
-        return first is spot.waits or spot.turn + cost < first[0]
+        return first is spot.waits or spot.turn + cost / spot.gate.weight < first[0]
 
-    def _charge(self, spot: _Spot, cost: int) -> None:
+    def _charge(self, spot: _Spot, cost: float) -> None:
         self._refill(self._clock())  # it may have agreed long ago, and have been full since
         self._level -= cost
-        self._now += cost / (1 + len(self._queue))
-        spot.turn += cost
+        weight = spot.gate.weight
+        self._now += cost / (weight + self._waiting_weight)
+        spot.turn += cost / weight
         spot.asks = False
+        if self._low is not None and self._level < self._enough:
+            self._low()
 
     def _opening(self) -> float:
         """Give when it lets somebody through, by its level at the last look.
@@ -177,6 +238,8 @@ class Bucket:
         """
         if self._level > 0:
             return self._at
+        if self._low is not None:  # it opens when something is lent
+            return math.inf
         return math.nextafter(self._at - self._level / self.per_second, math.inf)
 
     def _next_in_turn(self, now: float) -> _Spot | None:
@@ -184,9 +247,20 @@ class Bucket:
         self._refill(now)
         if self._level <= 0 or not self._queue:
             return None
-        spot = self._queue.pop(0)[2]
-        spot.waits = None
+        spot = self._queue[0][2]
+        self._remove(spot)
         return spot
+
+    def _insert(self, spot: _Spot, turn: _Turn) -> None:
+        spot.waits = turn
+        insort(self._queue, turn)
+        self._waiting_weight += spot.gate.weight
+
+    def _remove(self, spot: _Spot) -> None:
+        assert spot.waits is not None
+        del self._queue[bisect_left(self._queue, spot.waits)]
+        spot.waits = None
+        self._waiting_weight = self._waiting_weight - spot.gate.weight if self._queue else 0.0
 
 
 class _Spot:
@@ -243,7 +317,7 @@ class Watch(NamedTuple):
 class Gate:
     """One session's door. `wake` is called when a request that was held back may be tried again."""
 
-    __slots__ = ("_doors", "_spots", "_waits_at", "_wake", "_watched")
+    __slots__ = ("_doors", "_spots", "_waits_at", "_wake", "_watched", "weight")
 
     def __init__(
         self,
@@ -252,6 +326,8 @@ class Gate:
         doors: Doors,
         watched: Sequence[Watch] = (),
     ) -> None:
+        self.weight = 1.0
+        """So many times as much it gets as others. It does not change while a request is held back."""
         self._wake = wake
         self._doors = doors
         self._waits_at: _Spot | None = None
@@ -268,7 +344,7 @@ class Gate:
         """The bucket that holds it back."""
         return None if self._waits_at is None else self._waits_at.bucket
 
-    def take(self, length: int) -> bool:
+    def take(self, length: float) -> bool:
         """Let a request through and charge it everywhere; or say False, and call `wake` when the same request
         is to be tried again. `length` is that of its data.
         """
@@ -313,14 +389,13 @@ class Gate:
         self._spots = []
         self._watched = ()
 
-    def _wait_at(self, spot: _Spot, cost: int) -> None:
+    def _wait_at(self, spot: _Spot, cost: float) -> None:
         if self._waits_at is spot:
             return
         self._leave()
         self._waits_at = spot
         bucket = spot.bucket
-        spot.waits = spot.turn + cost, next(_numbers), spot
-        insort(bucket._queue, spot.waits)
+        bucket._insert(spot, (spot.turn + cost / self.weight, next(_numbers), spot))
         if len(bucket._queue) == 1:
             self._doors.expect(bucket)
 
@@ -331,8 +406,7 @@ class Gate:
         self._waits_at = None
         bucket = spot.bucket
         if spot.waits is not None:
-            del bucket._queue[bisect_left(bucket._queue, spot.waits)]
-            spot.waits = None
+            bucket._remove(spot)
             if not bucket._queue:
                 self._doors.expect(bucket)
 

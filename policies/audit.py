@@ -14,7 +14,8 @@
   `"unknown"` if the session ended before. These commands are slower then.
 
 `file` is opened for the first line. When logrotate has moved it away, it is made anew, with mode 0640; no
-signal is needed. Several policies, and several gateways on one machine, may write to one file. Names are the
+signal is needed. Several policies, several workers, and several gateways on one machine, may write to one
+file: each line is whole, in the order in which its writer has written it. Names are the
 clients' own words and may have any characters; JSON keeps each line one line, in ASCII.
 
 A thread writes the lines, in order, so that a file that hangs does not hang the gateway. It does not sync
@@ -39,6 +40,7 @@ nbdkit's log filter logs every command; `writes` logs those that change the disk
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import select
@@ -46,6 +48,7 @@ import stat
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from datetime import datetime
 from itertools import accumulate
@@ -70,6 +73,7 @@ from gateway.policy import (
     PrivateAttr,
     Request,
     Result,
+    Scope,
     Session,
     View,
     Writer,
@@ -134,11 +138,13 @@ class _File:
             os.close(fd)
 
     def _append(self, lines: Sequence[bytes]) -> int:
-        fd, is_file, torn = self._open()
+        fd, is_file = self._open()
         if not is_file:
             lines = _not_mixing(lines)
-        data = b"".join((b"\n" if torn else b"", *lines))
-        written = os.write(fd, data) - torn
+        with _alone(fd, is_file):
+            torn = is_file and _is_torn(fd)
+            data = b"".join((b"\n" if torn else b"", *lines))
+            written = os.write(fd, data) - torn
         if written == len(data) - torn:
             return len(lines)
         there = sum(end <= written for end in accumulate(map(len, lines)))
@@ -146,10 +152,8 @@ class _File:
             raise OSError(errno.ENOSPC, "only a part of the line fitted")
         return there
 
-    def _open(self) -> tuple[int, bool, bool]:
-        """Give the file that has the path's name now, whether it is one (a pipe may be), and whether its last
-        line has no end: a full disk has left a part of one, ours or another writer's.
-        """
+    def _open(self) -> tuple[int, bool]:
+        """Give the file that has the path's name now, and whether it is one: a pipe may be."""
         try:
             there = os.stat(self.path)  # noqa: PTH116 # text, as everything below takes it
         except FileNotFoundError:
@@ -159,9 +163,7 @@ class _File:
             self._fd = os.open(self.path, _FLAGS, _MODE)
             there = os.fstat(self._fd)
             self._inode = there.st_dev, there.st_ino
-        size = there.st_size
-        torn = size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
-        return self._fd, stat.S_ISREG(there.st_mode), torn
+        return self._fd, stat.S_ISREG(there.st_mode)
 
     # --- In any thread
 
@@ -190,6 +192,28 @@ def _not_mixing(lines: Sequence[bytes]) -> Sequence[bytes]:
     """Give as many of the first lines as a pipe takes in one piece (pipe(7), PIPE_BUF), or the first."""
     fitting = sum(end <= select.PIPE_BUF for end in accumulate(map(len, lines)))
     return lines[: max(1, fitting)]
+
+
+def _is_torn(fd: int) -> bool:
+    """Say whether the last line has no end: a full disk has left a part of one, ours or another writer's."""
+    size = os.fstat(fd).st_size
+    return size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+
+
+@contextmanager
+def _alone(fd: int, is_file: bool) -> Iterator[None]:
+    """Keep other writers off a file meanwhile: a line that one of them has half written looks torn. If one is
+    stopped right then, that is a file that hangs.
+    """
+    if is_file:
+        with suppress(OSError):  # this file system has no locks
+            fcntl.flock(fd, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if is_file:
+            with suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 class _Log:
@@ -247,6 +271,10 @@ class Audit(Policy):
                 yield f"{place} cannot be written"
         except OSError as error:
             yield f"{self.file}: {error.strerror}"
+
+    def remembers(self) -> Scope:
+        """Each session by itself: several processes may write to one file."""
+        return "session"
 
     def join(self, session: Session) -> Policy:
         """Say who has come. A session's writes come to a copy that knows whose they are."""

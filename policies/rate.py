@@ -45,7 +45,18 @@ from weakref import WeakValueDictionary
 
 from pydantic import model_validator
 
-from gateway.policy import Bucket, Charge, Field, Policy, PrivateAttr, Scope, Session, Size, Unit
+from gateway.policy import (
+    Bucket,
+    Charge,
+    Field,
+    Headcount,
+    Policy,
+    PrivateAttr,
+    Scope,
+    Session,
+    Size,
+    Unit,
+)
 
 BURST_SECONDS = 0.1
 """What is saved up by default: little enough that no second has much more than its rate."""
@@ -59,21 +70,17 @@ _Key = tuple[str, Unit, object]
 """(`per`, what is counted, who)"""
 
 
-class _Bucket(Bucket):
-    __slots__ = ("__weakref__",)
-
-
 @dataclass
 class _Buckets:
     """Everybody's buckets at one place of the configuration."""
 
     clock: Callable[[], float] = time.monotonic
-    live: WeakValueDictionary[_Key, _Bucket] = field(default_factory=WeakValueDictionary)
+    live: WeakValueDictionary[_Key, Bucket] = field(default_factory=WeakValueDictionary)
     """Those that somebody uses, whether or not it joined: a session may be older than this policy. And
     those in `gone`."""
-    held: dict[Session, dict[_Key, _Bucket]] = field(default_factory=dict)
+    held: dict[Session, dict[_Key, Bucket]] = field(default_factory=dict)
     """What sessions that have joined use."""
-    gone: dict[_Key, _Bucket] = field(default_factory=dict)
+    gone: dict[_Key, Bucket] = field(default_factory=dict)
     """Of those who left, until they are full: nobody is to begin anew with a full bucket because it connects
     again."""
 
@@ -129,6 +136,10 @@ class Rate(Policy):
         scopes: Mapping[str, Scope] = {"session": "session", "export": "export"}
         return scopes.get(self.per, "place")
 
+    def counted(self, session: Session) -> Sequence[Headcount]:
+        """Turn nobody away. What all of this place share are buckets, which say so."""
+        return ()
+
     def leave(self, session: Session) -> None:
         """Remember no more of it than its buckets, until they are full."""
         buckets = self._buckets
@@ -149,14 +160,15 @@ class Rate(Policy):
             if unit in rates:
                 bucket.change(*rates[unit])
 
-    def _use(self, session: Session) -> dict[_Key, _Bucket]:
+    def _use(self, session: Session) -> dict[_Key, Bucket]:
         live, who = self._buckets.live, self._who(session)
-        used: dict[_Key, _Bucket] = {}
+        used: dict[_Key, Bucket] = {}
         for unit, rate, burst in self._rates():
             key = (self.per, unit, who)
             bucket = live.get(key)
             if bucket is None:
-                live[key] = bucket = _Bucket(rate, burst, self._buckets.clock)
+                shared = self._shared(session, unit)
+                live[key] = bucket = Bucket(rate, burst, self._buckets.clock, shared)
             used[key] = bucket
         if session in self._buckets.held:
             self._buckets.held[session] = used
@@ -166,6 +178,10 @@ class Rate(Policy):
         if self.per == "session":
             return session.client.id
         return session.client.identity.key if self.per == "identity" else session.export
+
+    def _shared(self, session: Session, unit: Unit) -> tuple[str, ...]:
+        """Say who shares a bucket, if they may be in several processes: those of one export are all in one."""
+        return (unit.value, *session.client.identity.key) if self.per == "identity" else ()
 
     def _rates(self) -> Iterator[tuple[Unit, float, float]]:
         """Give what is limited: rates and bursts."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
-from gateway.policy import HOOK_OF, Denied, Failed, Next, Policy, Request, Result, Session
+from gateway.policy import HOOK_OF, Bucket, Denied, Failed, Next, Policy, Request, Result, Session
 from gateway.protocol.commands import RANGED, RefusedCommand, refusal
 from gateway.protocol.export import Offer, View, offer
 from gateway.protocol.table import Table, agreed_flags
@@ -246,6 +246,9 @@ class Bookkeeper(Protocol):
     async def reserve(self, chain: Sequence[Placed], session: Session) -> Reserved:
         """Have a session counted wherever it counts, before it joins. Raises `Denied`: there is no room."""
         ...
+
+    def shares(self, placed: Placed, bucket: Bucket) -> None:
+        """Have a bucket filled that a policy shares with those of other processes."""
 
 
 @dataclass

@@ -194,6 +194,7 @@ class _Supervisor:
             self._log.info("listening", uri=str(listener.uri))
         tasks.start_soon(self._shortages.run)
         tasks.start_soon(self._crew.refuse_who_has_waited)
+        tasks.start_soon(self._crew.lender.run)
         tasks.start_soon(self._reload_when_asked)
         tasks.start_soon(self._watch_file)
         tasks.start_soon(self._manager.run, self._all_are_alive, self._in_a_line)

@@ -321,7 +321,8 @@ class Inquiry:
             alone = by_name and self._core.secure and not promised.structured
             promised = replace(promised, one_reply_a_record=alone)
             check_places(location.server, promised)
-            limited = limits_of(membership.chain, membership.session)
+            keeper = self._service.keeper
+            limited = limits_of(membership.chain, membership.session, keeper)
             return Opened(
                 grant, access, location, terms, membership, uplink, agreed, promised, limited
             )

@@ -84,6 +84,9 @@ KINDS: Mapping[str, Mapping[str, type]] = {
     "borrows": {"number": NUMBER, "keys": LIST, "most": LIST},
     "lent": {"number": NUMBER, "full": LIST},
     "gives back": {"keys": LIST},
+    "wants tokens": {"key": TEXT, "wants": LIST},
+    "tokens": {"key": TEXT, "tokens": LIST},
+    "gives tokens back": {"key": TEXT, "tokens": LIST},
     # The end
     "stop": {},
     "bye": {},

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from gateway.access.chain import Compiled, Membership, Placed
+from gateway.access.chain import Bookkeeper, Compiled, Membership, Placed
 from gateway.access.rules import Access, Grant
 from gateway.counts.totals import OTHER
 from gateway.hub.ending import do_all
@@ -51,15 +51,23 @@ class Limits:
     most_in_flight: int
 
 
-def limits_of(chain: Sequence[Placed], session: Session) -> Limits:
+def limits_of(
+    chain: Sequence[Placed], session: Session, keeper: Bookkeeper | None = None
+) -> Limits:
     """Give the limits that a chain of policies sets a session, whatever it was promised. No view is compiled,
-    so of what the policies say of commands only the number in flight is taken.
+    so of what the policies say of commands only the number in flight is taken. `keeper` fills what is shared
+    with other processes.
     """
-    enforced = [placed.policy for placed in chain if not placed.observed]
+    enforced = [placed for placed in chain if not placed.observed]
     table = Table(MAX_SIZE_BYTES)  # of no view: nothing that policies bar is too far out for it
-    for policy in enforced:
-        policy.commands(table)
-    charges = [charge for policy in enforced for charge in policy.charges(session)]
+    charges: list[Charge] = []
+    for placed in enforced:
+        placed.policy.commands(table)
+        charged = placed.policy.charges(session)
+        charges += charged
+        for charge in charged:
+            if charge.bucket.shared and keeper is not None:
+                keeper.shares(placed, charge.bucket)
     watched = [
         (placed.name, charge)
         for placed in chain

@@ -375,7 +375,7 @@ class Service:
                 why = f"access denied: {denied}"
                 relaying.finish(why, DENIED_SECONDS, Cause.DENIED_BY_RELOAD)
             return denied.disconnect
-        limits = limits_of(grant.chain, session)
+        limits = limits_of(grant.chain, session, self.keeper)
         running.traffic.most_in_flight = limits.most_in_flight
         relaying.throttle(limits.charges, limits.watched)
         return False

@@ -4,8 +4,11 @@ rendezvous.py  which worker a key belongs to: a hash; pure
 number.py      how many there are
 homes.py       which disks have a home, and why: a function of the configuration
 places.py      how many clients each listener has, in memory that all share
-ledger.py      what is lent to which worker of numbers that hold for all of them together; pure
-borrower.py    what a worker has borrowed of them for its sessions
+lender.py      what workers borrow, on the supervisor's side:
+ledger.py      - places of numbers that hold for all of them together: what is lent to which; pure
+rates.py       - slices of rates that hold for all of them together; pure
+borrower.py    and on the worker's side: places for its sessions,
+loans.py       and what its buckets hold
 member.py      a worker, as it knows itself: who is handed over, and what the supervisor says
 crew.py        the workers, as the supervisor has them: started, briefed, and started again
 desk.py        what is asked of the gateway as a whole, answered for all workers

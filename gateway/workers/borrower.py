@@ -5,7 +5,8 @@ the session's `Membership`, which is told of every end. Whoever stops waiting fo
 lent to him all the same, when it comes.
 
 A policy that is only observed keeps nobody out. It is asked for by itself; that there was no place is noted,
-and it counts the session no more than it would with one process.
+and it counts the session no more than it would with one process. Of a rate that is only observed each worker
+reckons for itself: what it would have held back is the least that it would.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import trio
 
 from gateway.access.chain import Placed, objection
 from gateway.handover.message import ChannelMessage
-from gateway.policy import Denied, Headcount, Session
+from gateway.policy import Bucket, Denied, Headcount, Session
+from gateway.workers.loans import Loans
 from gateway.workers.rendezvous import key_bytes
 
 Say = Callable[[ChannelMessage], None]
@@ -67,6 +69,11 @@ class Borrower:
         self._asked: dict[int, _Want] = {}
         self._numbers = count(1)
         self._over = False
+        self.loans = Loans(say)
+
+    def shares(self, placed: Placed, bucket: Bucket) -> None:
+        """See `gateway.access.chain.Bookkeeper`."""
+        self.loans.lend_to(_hashed(*placed.place, *bucket.shared), bucket)
 
     async def reserve(self, chain: Sequence[Placed], session: Session) -> _Borrowed:
         """See `gateway.access.chain.Bookkeeper`."""
@@ -125,6 +132,7 @@ class Borrower:
     def end(self) -> None:
         """The supervisor has ended: nobody lends anything any more."""
         self._over = True
+        self.loans.end()
         for asked in self._asked.values():
             asked.answered.set()
         self._asked.clear()
@@ -134,4 +142,8 @@ def key_of(placed: Placed, counted: Headcount) -> str:
     """Give by what a number is known: its place, and what is counted there. Both may be long, as the names of
     certificates are, so it is a hash of them.
     """
-    return blake2b(key_bytes((*placed.place, *counted.by)), digest_size=KEY_BYTES).hexdigest()
+    return _hashed(*placed.place, *counted.by)
+
+
+def _hashed(*words: str) -> str:
+    return blake2b(key_bytes(words), digest_size=KEY_BYTES).hexdigest()

@@ -28,7 +28,7 @@ import trio
 
 from gateway.handover.channel import Channel, pair
 from gateway.handover.message import NO_ROOM, ChannelMessage
-from gateway.workers.ledger import LendingBook
+from gateway.workers.lender import Lender
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -111,7 +111,7 @@ class Crew:
     ) -> None:
         self.workers = [Worker(number) for number in range(workers)]
         self.log = log
-        self.ledger = LendingBook()
+        self.lender = Lender(lambda number, message: self.workers[number].say(message))
         self.turn = trio.Lock()
         """Who starts a worker has it, and who reloads: none is started with half of a reload."""
         self.ends = False
@@ -286,7 +286,7 @@ class Crew:
                 del self._under_way[number]
         if served and not self.ends:
             self.log.error("worker has died", worker=worker.number, status=process.returncode)
-        self.ledger.forget(worker.number)
+        self.lender.forget(worker.number)
         self._gone(worker)
 
     # --- What workers say
@@ -306,18 +306,11 @@ class Crew:
                     came[0].say(ChannelMessage(message.kind, back))
             case "wants":
                 self.ask(self._at(message), message.descriptors)
-            case "borrows":
-                wants = list(zip(message["keys"], message["most"], strict=True))
-                full = self.ledger.borrow(worker.number, wants)
-                why = [] if full is None else [full.want, full.lent]
-                worker.say(ChannelMessage("lent", {"number": message["number"], "full": why}))
-            case "gives back":
-                self.ledger.give_back(worker.number, message["keys"])
             case "reloaded":
                 worker.done = [str(each) for each in message["done"]]
                 worker.problems = [str(each) for each in message["problems"]]
                 worker.reloaded.set()
-            case _:
+            case _ if not self.lender.heard(worker.number, message):
                 for descriptor in message.descriptors:
                     os.close(descriptor)
 

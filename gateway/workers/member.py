@@ -147,6 +147,7 @@ class Member:
                 self._add_door(message)
             elif message.kind == "serve":
                 self.number, self.workers = message["worker"], message["workers"]
+                self.keeper.loans.workers = self.workers
                 self._homes = table_said(message["homes"])
                 config, places = message.descriptors
                 self.config = _config_in(config)
@@ -347,6 +348,8 @@ class Member:
                     handed.end(taken=False, why=message["why"], again=message["again"])
             case "lent":
                 self.keeper.heard(message.said)
+            case "tokens":
+                self.keeper.loans.granted(message["key"], *message["tokens"])
             case "asks":
                 self._asked(message)
             case "door":

@@ -15,10 +15,7 @@ REFUSED = {
     "memory": '[upstream.a]\nuri = "memory:1M"\n',
     "file": '[upstream.a]\nuri = "file:x.img"\n',
     "legacy": '[upstream.a]\nuri = "legacy:qemu-3.0"\n',
-    "a rate of identities": f"{SERVER}{EXPORTS}[[rule]]\n"
-    'policies = [ { use = "rate", operations-per-second = 5, per = "identity" } ]\n',
     "tickets": f"{SERVER}[tickets]\n",
-    "an audit log": f'{SERVER}{EXPORTS}[[rule]]\npolicies = [ {{ use = "audit", file = "/a.log" }} ]\n',
 }
 TAKEN = {
     "nothing else": SERVER,
@@ -30,6 +27,9 @@ TAKEN = {
     "a limit of an export": f'{SERVER}[[export]]\nname = "x"\nupstream = "a"\n'
     'policies = [ { use = "limit", connections = 4 } ]\n',
     "limits of a session": f'{SERVER}{EXPORTS}[[rule]]\npolicies = [ {{ use = "limit", in-flight = 4 }} ]\n',
+    "an audit log": f'{SERVER}{EXPORTS}[[rule]]\npolicies = [ {{ use = "audit", file = "/a.log" }} ]\n',
+    "a rate of identities": f"{SERVER}{EXPORTS}[[rule]]\n"
+    'policies = [ { use = "rate", operations-per-second = 5, per = "identity" } ]\n',
     "a rate of an export": f"{SERVER}{EXPORTS}[[rule]]\n"
     'policies = [ { use = "rate", operations-per-second = 5, per = "export" } ]\n',
 }

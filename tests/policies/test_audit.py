@@ -2,9 +2,11 @@ import json
 import os
 import re
 import resource
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -323,6 +325,50 @@ def test_several_write_to_one_file(audit: Make, path: Path) -> None:
     for policy in (first, second, first, second):
         policy.denied(client(), "vm-1", "")
     assert events(path) == ["denied"] * 4
+
+
+SEVERAL = """
+import sys
+from pathlib import Path
+from policies.audit import _File
+
+file = _File(Path(sys.argv[1]))
+print(flush=True)
+sys.stdin.readline()
+for number in range(int(sys.argv[3])):
+    lines = [b'{"who": "%s", "number": %d, "%s": 0}\\n' % (sys.argv[2].encode(), 64 * number + i, b"x" * 250)
+             for i in range(64)]
+    assert file.put(lines) == 64
+"""
+
+
+@pytest.mark.real
+def test_lines_of_several_processes_are_whole_and_all_there(path: Path) -> None:
+    """Not one is lost or torn, or has an empty one before it, and each writer's are in order."""
+    writers, rounds = ["a", "b", "c"], 200
+    with ExitStack() as stack:
+        running = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", SEVERAL, path, name, str(rounds)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                )
+            )
+            for name in writers
+        ]
+        for each in running:
+            assert each.stdout is not None
+            assert each.stdout.readline() == b"\n"
+        for each in running:
+            assert each.stdin is not None
+            each.stdin.close()
+    assert [each.returncode for each in running] == [0] * len(writers)
+    found: dict[str, list[int]] = {name: [] for name in writers}
+    for line in path.read_bytes().removesuffix(b"\n").split(b"\n"):
+        said = json.loads(line)
+        found[said["who"]].append(said["number"])
+    assert found == {name: [*range(64 * rounds)] for name in writers}
 
 
 @pytest.mark.parametrize("other", [False, True])

@@ -136,7 +136,7 @@ async def test_who_has_sessions_in_the_older_one_is_paused_by_the_newer_one(
             await read(client)
             await done(made, "upgrade")
             told = await done(made, "pause", export="x", for_=100)
-            assert told[0].startswith("'x': 1 sessions held, 1 flushed, for 100 s (process ")
+            assert told[0].startswith("'x': 1 session held, 1 flushed, for 100 s (process ")
             assert told[1] == "'x': 0 sessions held, 0 flushed, for 100 s"
             assert [list(each.paused) for each in made.services] == [["x"], ["x"]]
             before, answered = trio.current_time(), []
@@ -173,9 +173,9 @@ async def test_what_is_not_the_older_ones_any_more_is_paused_all_the_same(
                 told = await done(made, "pause", export="*", all=True)
                 assert sorted(each.partition(" flushed")[0] for each in told) == [
                     "'x': 0 sessions held, 0",
-                    "'x': 1 sessions held, 1",
+                    "'x': 1 session held, 1",
                     "'y': 0 sessions held, 0",
-                    "'y': 1 sessions held, 1",
+                    "'y': 1 session held, 1",
                 ]
                 await done(made, "resume", export="*", all=True)
                 await read(client)

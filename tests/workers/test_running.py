@@ -429,6 +429,33 @@ async def test_a_limit_of_a_rule_is_that_of_all_workers(tmp_path: Path) -> None:
         assert "2 connections are open, and 2 may be" in await refused(first)
 
 
+async def test_a_rate_of_an_identity_is_that_of_all_workers(tmp_path: Path) -> None:
+    """It is one that a client has at both homes of its disks: it takes so long as the rate takes, or longer."""
+    rate, each = 50, 60
+    text = (
+        '[[export]]\nname = "d*"\nupstream = "u"\n[[rule]]\npolicies ='
+        f' [ {{{{ use = "rate", operations-per-second = {rate}, per = "identity" }}}} ]\n'
+    )
+    async with (
+        server_at(tmp_path / "u.sock", disks()),
+        gateway(tmp_path, (CANONICAL + text).format(at=tmp_path)) as running,
+    ):
+        clients = [await running.session(name) for name in names_by_turns(running.path)[:2]]
+        assert {each["worker"] for each in await running.sessions()} == {0, 1}
+
+        async def work(client: Client) -> None:
+            for _ in range(each):
+                assert len(await client.read(0, 512)) == 512
+
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for client in clients:
+                nursery.start_soon(work, client)
+        saved_up = rate / 10 + 2 * rate / 40
+        seconds = trio.current_time() - began
+        assert len(clients) * each <= saved_up + rate * seconds + len(clients)
+
+
 # --- TLS, and lists
 
 
