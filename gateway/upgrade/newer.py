@@ -174,6 +174,10 @@ class Newer:
             if wait:
                 await self._ended.wait()
 
+    async def all_said(self) -> None:
+        """Wait until the older process will read all that we said, whatever becomes of us; or has ended."""
+        await self._channel.all_sent()
+
     async def end_overdue(self) -> None:
         """End the older process, if its deadline was so long ago that it does not end by itself any more."""
         if self.alone or trio.current_time() < self._overdue_at:
