@@ -6,6 +6,9 @@ configuration needs, it says so, and accepts when it is told to. What it does wi
 
 As long as the older process is there, it is asked for every disk whose home is not known yet: the client is
 handed over, and comes back if the disk is given (`homes`). We keep our copy of its socket until we know.
+
+This is longer than other modules: it has a method for each thing that the table of steps has it do, and for
+each that the older process says.
 """
 
 from __future__ import annotations
