@@ -2,7 +2,10 @@
 
 From its start to its end:
 
+options.py          what concerns one run rather than what it serves
 run.py              the composition root: builds everything from a configuration, runs it, and ends it
+arrivals.py         clients from when they are accepted until they have gone, and how they are counted
+signals.py          what each signal has the gateway do
 supervise.py        what is one for several workers
 worker.py           where a worker begins
 standing.py         what is in force, and who is here

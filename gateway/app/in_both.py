@@ -87,7 +87,10 @@ class InBoth:
             here |= {each.grant.name for each in service.opening}
             there = await newer.errands.send("switch", asked, here)
         if newer is None or there is None or there.not_here:
-            return await self._own["switch"](asked)
+            done = await self._own["switch"](asked)
+            if newer is not None:  # if we die, the older one has to lead clients to the same server
+                await newer.all_said()
+            return done
         return replace(_of(newer, there), undo=None)
 
     @contextmanager

@@ -1,60 +1,50 @@
 """The composition root: builds everything from a configuration, runs it, and ends it in good order.
 
-The only module that knows all others. Signals: SIGTERM, or SIGINT once, ends it in good order
-(`gateway.app.farewell`). A second one ends sessions that were given time, and where they were not, everything
-at once, with the status of one that it would have killed. SIGHUP loads the configuration and TLS credentials
-anew (`gateway.app.reload`), SIGUSR1 writes the state to the log (`gateway.status.dump`), SIGUSR2 upgrades
-(`gateway.app.upgrading`).
+The only module that knows all others: in what order everything begins and ends is read here. What is done
+meanwhile is elsewhere: clients are let in by `gateway.app.arrivals`, signals obeyed by `gateway.app.signals`,
+reloads (`reload`), upgrades (`upgrading`) and the end (`farewell`) have their own modules.
 
 It is also what one of several workers runs, which has a supervisor in the place of doors and a control socket
 of its own (`gateway.workers.member`, `_Run._join`).
-
-This is longer than other modules: in what order everything begins and ends has to be read in one place.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
 from gateway.admin.control import ControlAnswer, ControlSocket, Verb, no_arguments
 from gateway.app import ticketing
+from gateway.app.arrivals import Arrivals
 from gateway.app.asked import say_asked
 from gateway.app.becoming import become_whom_it_says
 from gateway.app.command import run_command
-from gateway.app.descriptors import raise_limit, why_short
+from gateway.app.descriptors import raise_limit
 from gateway.app.doors import Doorkeeper, open_doors
 from gateway.app.draining import Drained, Leaving
 from gateway.app.farewell import Farewell
 from gateway.app.fleet import FleetPart, fleet_of, refusals
 from gateway.app.lacking import say_what_is_lacking
-from gateway.app.let_in_nowhere import LetInNowhere
 from gateway.app.manager import manager_of
+from gateway.app.options import USUAL, RunOptions
 from gateway.app.overview import Overview
 from gateway.app.pidfile import Pidfile, pidfile
 from gateway.app.reload import ConfigSource, Reloader
+from gateway.app.signals import HEARD, Obeying, none_held_back
 from gateway.app.standing import Listeners, Standing
 from gateway.app.switching import verbs_of
 from gateway.app.tracing import trace_of
 from gateway.app.upgrading import Upgrading, newer_begun
-from gateway.clients.client import ChooseSession, naming, serve_client, serve_given
-from gateway.config import Config, Listen
+from gateway.config import Config
 from gateway.handover.homes import door_of
 from gateway.hub.hub import Hub
 from gateway.log import keep_recent, logger, say_left_out
-from gateway.log.ids import new_id
-from gateway.net.listen import Listener, open_listener, take_clients
-from gateway.net.options import peer_of
-from gateway.net.tally import Tally
+from gateway.net.listen import Listener, open_listener
 from gateway.sessions.pausing import Pauses
 from gateway.sessions.service import Service
 from gateway.sessions.upkeep import see_to_upstreams
@@ -74,43 +64,10 @@ if TYPE_CHECKING:
     from gateway.upstream.server import Server
     from gateway.workers.member import Member
 
-KILLED = 128
-"""Exit status after a second signal, beside its number: what a shell gives for who was killed by it."""
-
-SHORTAGE_LOG_SECONDS = 60
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What concerns one run rather than the service."""
-
-    run: str | None = None
-    """A shell command: the gateway ends with it, and with its status."""
-    pidfile: Path | None = None
-    exit_after_last_client: bool = False
-    from_standard_input: bool = False
-    """The configuration is: there it is no more."""
-
-    @property
-    def ends_with(self) -> str:
-        """What the gateway ends with, beside signals, in words; empty: with nothing else."""
-        if self.run is not None:
-            return "the command of --run"
-        return "its last client" if self.exit_after_last_client else ""
-
-    @property
-    def why_no_newer(self) -> str:
-        """Why no newer process can be started by the same command line; empty: nothing is known against it."""
-        if self.from_standard_input:
-            return "the configuration came from standard input, where a newer process would not find it"
-        if not self.ends_with:
-            return ""
-        return f"the gateway ends with {self.ends_with}, which a newer process would not see"
-
 
 async def serve(
     config: Config,
-    options: RunOptions = RunOptions(),
+    options: RunOptions = USUAL,
     *,
     source: ConfigSource | None = None,
     listening: Callable[[tuple[NbdUri, ...]], None] | None = None,
@@ -127,8 +84,7 @@ async def serve(
     # number away (waitpid(2)).
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # Signals first: whoever sees the socket may send one.
-    heard = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-    with trio.open_signal_receiver(*heard) as signals, none_held_back(heard):
+    with trio.open_signal_receiver(*HEARD) as signals, none_held_back(HEARD):
         failed: StartError | None = None
         async with trio.open_nursery() as embedded:
             newer: Newer | None = None
@@ -168,18 +124,6 @@ async def serve(
     if failed is not None:
         raise failed
     return status
-
-
-@contextmanager
-def none_held_back(heard: Collection[signal.Signals]) -> Iterator[None]:
-    """Have signals come that were held back (`gateway.__main__`), and what we start have none held back. At the
-    end they are again: nobody hears them then.
-    """
-    before = signal.pthread_sigmask(signal.SIG_UNBLOCK, heard)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Run:
@@ -226,14 +170,11 @@ class _Run:
         )
         self._verbs: dict[str, Verb] = {"reload": self._reload, "trace": trace_of(self._service)}
         self._stuck = Stuck(self._service, log)
-        self.clients: dict[str, tuple[Listener, Identity]] = {}
-        """Who is connected, by their ids."""
-        self._clients: Counter[Listener] = Counter()
+        self._arrivals = Arrivals(self._service, standing, self._reloader.present, member)
         self._leaving, self._drained = Leaving(), Drained(self._service)
-        self._overview = Overview(
-            standing, self._clients, self._service, self._drained, self._leaving
-        )
-        self._farewell = Farewell(self._service, standing, self._leaving, self._clients)
+        counts = self._arrivals.counts
+        self._overview = Overview(standing, counts, self._service, self._drained, self._leaving)
+        self._farewell = Farewell(self._service, standing, self._leaving, counts)
         self._doors = Doorkeeper(standing.doors, file, self._beside, self._taking, self._obeying)
         self._upgrading = Upgrading(
             *(
@@ -247,11 +188,10 @@ class _Run:
             ),
             self._leaving,
         )
-        self._had_client = False
-        """One that has asked for something: who only looks whether the port is open is none."""
+        self._arrivals.is_drained = self._overview.is_drained
+        self._arrivals.elsewhere = self._upgrading.clients_elsewhere
+        self._arrivals.left = self._client_left
         self._status = 0
-        self._shortages: Tally[str] = Tally(SHORTAGE_LOG_SECONDS, self._say_shortage)
-        self._turned_away = LetInNowhere(self._service.counts, log)
 
     async def until_the_end(self) -> int:
         """Serve; give the exit status."""
@@ -290,11 +230,11 @@ class _Run:
         self._verbs = self._upgrading.guarded({**self._verbs, **upgrade}, pauses)
         if self._fleet is not None:
             self._verbs |= refusals()
-        begin(self._obey_signals, everything)
+        begin(self._obeying_signals().run, self._signals, partial(self._end_now, everything))
         begin(self._stuck.watch)
         begin(self._drained.run)
-        begin(self._shortages.run)
-        begin(self._turned_away.run)
+        for tally in self._arrivals.tallies:
+            begin(tally)
         begin(self._service.turned_away.run)
         begin(reloader.do_what_is_asked)
         begin(reloader.watch_file)
@@ -366,32 +306,20 @@ class _Run:
         """Do something beside the clients. No bug of it ends the gateway."""
         self._tasks.start_soon(self._service.hub.keep_up, partial(task, *arguments))
 
-    async def _obey_signals(self, everything: trio.CancelScope) -> None:
-        async for number in self._signals:
-            if number in (signal.SIGHUP, signal.SIGUSR2) and self._fleet is not None:
-                verb = "reload" if number == signal.SIGHUP else "upgrade"
-                self._service.log.warning("signal is not obeyed in a fleet", verb=verb)
-                continue
-            if number == signal.SIGHUP:
-                if self._member is None:  # else a terminal's, or a slip: the supervisor reloads all
-                    self._reloader.ask()
-                continue
-            if number == signal.SIGUSR1:
-                await self._service.hub.attempt(self._write_state)
-                continue
-            if number == signal.SIGUSR2:
-                if self._member is None:
-                    self._beside(self._upgrading.by_signal)
-                continue
-            if self._leaving.begun.is_set() and not self._leaving.begin(0):
-                self._service.log.warning(
-                    "ending at once",
-                    signal=signal.Signals(number).name,
-                    sessions_cut=len(self._service.running),
-                )
-                self._status = KILLED + number
-                everything.cancel()
-            self._leaving.begin(self._service.config.leave_seconds)
+    def _obeying_signals(self) -> Obeying:
+        return Obeying(
+            self._service,
+            self._leaving,
+            self._reloader.ask,
+            partial(self._beside, self._upgrading.by_signal),
+            self._write_state,
+            self._member,
+            self._fleet,
+        )
+
+    def _end_now(self, everything: trio.CancelScope, status: int) -> None:
+        self._status = status
+        everything.cancel()
 
     async def _write_state(self) -> None:
         from gateway.status.dump import write_state
@@ -405,10 +333,7 @@ class _Run:
         self._doors.accept(listener)
 
     def _taking(self, listener: Listener) -> list[Callable[[], Awaitable[object]]]:
-        def take(stream: trio.SocketStream) -> None:
-            self._client_tasks.start_soon(self._client, listener, stream)
-
-        return [partial(take_clients, each, take, self._short) for each in listener.sockets]
+        return self._arrivals.taking(listener, self._client_tasks)
 
     def obey(self, control: ControlSocket) -> None:
         """Do what is asked for over a control socket."""
@@ -416,7 +341,7 @@ class _Run:
 
     async def _obeying(self, control: ControlSocket) -> None:
         failed, heard = self._service.hub.failed, partial(say_asked, self._service.log)
-        await control.run(self._verbs, self._tasks, self._short, heard, failed)
+        await control.run(self._verbs, self._tasks, self._arrivals.short, heard, failed)
 
     def serve_web(self, door: AdminDoor) -> None:
         """Have HTTP spoken at a door of `[admin]`."""
@@ -426,7 +351,7 @@ class _Run:
         verbs = {**self._verbs, **verbs_of(self._service, recent)}
         failed, heard = self._service.hub.failed, partial(say_asked, self._service.log)
         if door.ended is None:  # else it was another process's for a while
-            self._beside(door.control.run, verbs, self._tasks, self._short, heard, failed)
+            self._beside(door.control.run, verbs, self._tasks, self._arrivals.short, heard, failed)
         self._beside(Web(door, self._service.log).run)
 
     def watch(self, keyring: Keyring) -> None:
@@ -466,8 +391,7 @@ class _Run:
 
     def take(self, listener: Listener, stream: trio.SocketStream, given: Given) -> None:
         """Serve a client that another process has handed over."""
-        self.clients[given.session_id] = listener, given.identity
-        self._client_tasks.start_soon(self._client, listener, stream, given)
+        self._arrivals.take(listener, stream, given, self._client_tasks)
 
     async def _reload(self, arguments: Mapping[str, object]) -> ControlAnswer:
         no_arguments(arguments)
@@ -475,68 +399,19 @@ class _Run:
 
     # --- Clients
 
-    def _short(self, number: int) -> None:
-        self._shortages.add(why_short(number))
+    @property
+    def clients(self) -> Mapping[str, tuple[Listener, Identity]]:
+        """Who is connected, by their ids."""
+        return self._arrivals.clients
 
-    def _say_shortage(self, why: str, count: int, _last: str) -> None:
-        self._service.log.error("could not accept a client", why=why, attempts=count)
-
-    async def _client(
-        self, listener: Listener, stream: trio.SocketStream, given: Given | None = None
-    ) -> None:
-        log = self._service.log
-        listen, reached = listener.settings, str(listener.uri)
-        session_id = new_id() if given is None else given.session_id
-        counts = given is None or not given.via_tls  # else it has a place where its TLS is
-        self._count(listener, 1, counts=counts)
-        try:
-            who = peer_of(stream.socket) if given is None else given.identity
-            self.clients[session_id] = listener, who
-            log = naming(who, log, session_id)
-            here = self._clients[listener] + self._upgrading.clients_elsewhere(listener)
-            if self._member is not None:
-                here = self._member.there(listener)
-            with self._reloader.present.one():
-                async with stream:
-                    tls = self._session_of(listen)
-                    if given is not None:
-                        await serve_given(
-                            self._service, listen, stream, given, tls, reached=reached
-                        )
-                    elif self._overview.is_drained(listener):
-                        self._turned_away.add(listener, stream, "the listener is drained")
-                    elif here > listen.max_connections:
-                        why = f"{listen.max_connections} are connected"
-                        self._turned_away.add(listener, stream, why)
-                    elif await serve_client(
-                        self._service, listen, stream, tls, session_id=session_id, reached=reached
-                    ):
-                        self._had_client = True
-        except (Exception, SystemExit):
-            # A bug, ours or a policy's; it must not take the other clients with it.
-            log.exception("client lost to an internal error")
-        finally:
-            self.clients.pop(session_id, None)
-            self._count(listener, -1, counts=counts)
-            self._farewell.note_left()
-            self._upgrading.client_left()
-            if self._had_client and not self._clients and self._options.exit_after_last_client:
-                self._leaving.begin()
-
-    def _count(self, listener: Listener, number: int, *, counts: bool) -> None:
-        """Count a client (1), or count it no more (-1); in the whole gateway, if it `counts` there."""
-        self._clients[listener] += number
-        if not self._clients[listener]:
-            del self._clients[listener]
-        if self._member is not None and counts:
-            self._member.comes(listener, number)
+    def _client_left(self) -> None:
+        self._farewell.note_left()
+        self._upgrading.client_left()
+        arrivals = self._arrivals
+        if arrivals.had_one and not arrivals.counts and self._options.exit_after_last_client:
+            self._leaving.begin()
 
     async def _run_command(self, command: str) -> None:
         """Run what we are there for: we end with it, and it with us."""
         self._status = await run_command(command, self._standing.doors.listeners[0], self._keeper)
         self._leaving.begin()
-
-    def _session_of(self, listen: Listen) -> ChooseSession | None:
-        keyring = self._standing.keyring
-        ring = None if keyring is None else keyring.listener(listen)
-        return None if ring is None else ring.current.session

@@ -35,18 +35,15 @@ import trio
 
 from gateway.access.loading import PolicyError, look_anew
 from gateway.admin.control import Asked, ControlAnswer
+from gateway.app.arrivals import SHORTAGE_LOG_SECONDS
 from gateway.app.becoming import become_whom_it_says
 from gateway.app.descriptors import raise_limit, why_short
 from gateway.app.doors import open_doors
 from gateway.app.manager import Manager, manager_of
+from gateway.app.options import RunOptions
 from gateway.app.pidfile import pidfile
 from gateway.app.reload import RELOAD_SECONDS, ConfigSource, reload_on_change
-from gateway.app.run import (
-    KILLED,
-    SHORTAGE_LOG_SECONDS,
-    RunOptions,
-    none_held_back,
-)
+from gateway.app.signals import HEARD, KILLED, none_held_back
 from gateway.app.standing import Listeners
 from gateway.config import Config, ConfigError, Listen
 from gateway.handover.homes import door_of
@@ -99,8 +96,7 @@ async def supervise(
         raise StartError(UPGRADE)
     raise_limit()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    heard = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-    with trio.open_signal_receiver(*heard) as signals, none_held_back(heard):
+    with trio.open_signal_receiver(*HEARD) as signals, none_held_back(HEARD):
         try:
             table = table_of(config, counted=counted_by(config))
         except PolicyError as error:

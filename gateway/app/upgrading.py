@@ -54,7 +54,10 @@ upgrade but for the newer one. (A reload is about who comes, and they come to th
 class Serving(Protocol):
     """What of a run is for us to know (`gateway.app.run`)."""
 
-    clients: dict[str, tuple[Listener, Identity]]
+    @property
+    def clients(self) -> Mapping[str, tuple[Listener, Identity]]:
+        """Who is connected, by their ids."""
+        ...
 
     @property
     def ends(self) -> bool:

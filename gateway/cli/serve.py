@@ -138,18 +138,19 @@ def _run(
     import trio
 
     from gateway.app import run as app
+    from gateway.app.options import RunOptions
     from gateway.app.reload import ConfigSource
     from gateway.upstream.configured import StartError
 
     read = None if source is None else ConfigSource(*source)
-    run = partial(app.serve, config, app.RunOptions(*options), source=read)
+    run = partial(app.serve, config, RunOptions(*options), source=read)
     if config.workers != 1:
         from gateway.workers.number import number_of
 
         if number_of(config) > 1:
             from gateway.app.supervise import supervise
 
-            run = partial(supervise, config, app.RunOptions(*options), source=read)
+            run = partial(supervise, config, RunOptions(*options), source=read)
     try:
         return trio.run(partial(run, listening=_loaded))
     except StartError as error:

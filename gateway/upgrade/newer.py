@@ -6,6 +6,9 @@ configuration needs, it says so, and accepts when it is told to. What it does wi
 
 As long as the older process is there, it is asked for every disk whose home is not known yet: the client is
 handed over, and comes back if the disk is given (`homes`). We keep our copy of its socket until we know.
+
+This is longer than other modules: it has a method for each thing that the table of steps has it do, and for
+each that the older process says.
 """
 
 from __future__ import annotations
@@ -173,6 +176,10 @@ class Newer:
             await self._channel.all_sent()
             if wait:
                 await self._ended.wait()
+
+    async def all_said(self) -> None:
+        """Wait until the older process will read all that we said, whatever becomes of us; or has ended."""
+        await self._channel.all_sent()
 
     async def end_overdue(self) -> None:
         """End the older process, if its deadline was so long ago that it does not end by itself any more."""

@@ -51,7 +51,7 @@ BESIDE = (
     "gateway.app.reload.Reloader.do_what_is_asked",
     "gateway.app.reload.Reloader.look_again_as_time_passes",
     "gateway.app.reload.Reloader.watch_file",
-    "gateway.app.run._Run._obey_signals",
+    "gateway.app.signals.Obeying.run",
     "gateway.app.run.say_left_out",
     "gateway.app.run.see_to_upstreams",
     "gateway.hub.hub.cut_off_who_holds_up_others",
@@ -60,7 +60,7 @@ BESIDE = (
     "gateway.net.tally.Tally.run",
     "gateway.sessions.upkeep.check_health",
     "gateway.upstream.warm.Warm.run",
-    "gateway.app.run.take_clients",
+    "gateway.app.arrivals.take_clients",
     "gateway.admin.control.ControlSocket.run",
 )
 

@@ -12,6 +12,7 @@ import pytest
 
 import gateway
 import gateway.app
+from gateway.app.options import RunOptions
 from gateway.app.reload import ConfigSource
 from gateway.cli import VERBS, main
 from gateway.config import Config, load
@@ -352,14 +353,6 @@ def test_schema(capsys: Capture) -> None:
 # ---- serve, with the application played by these tests ----
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    run: str | None
-    pidfile: Path | None
-    exit_after_last_client: bool
-    from_standard_input: bool = False
-
-
 @dataclass
 class FakeApp:
     """Stands in for gateway.app: notes what it is asked to serve."""
@@ -393,7 +386,6 @@ def app(monkeypatch: pytest.MonkeyPatch) -> FakeApp:
     fake = FakeApp()
     module: Any = ModuleType("gateway.app.run")
     module.serve = fake.serve
-    module.RunOptions = RunOptions
     monkeypatch.setitem(sys.modules, "gateway.app.run", module)
     # Where it was imported before, its package has it, too.
     monkeypatch.setattr(gateway.app, "run", module, raising=False)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
 from gateway.tickets.book import Book
 from gateway.tickets.clock import Clock
 
@@ -23,6 +28,14 @@ class Clocks:
         """Time passes."""
         self.wall += seconds
         self.steady += seconds
+
+
+@contextmanager
+def all_go_by(clocks: Clocks) -> Iterator[None]:
+    """Have each book that is made meanwhile go by these."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Book.__init__, "__defaults__", (clocks.clock(),))
+        yield
 
 
 def go_by(book: Book, clocks: Clocks) -> None:

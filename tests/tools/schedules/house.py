@@ -105,6 +105,8 @@ class House:
         )
         """The server's two addresses."""
         self.path = workdir / "gateway"
+        self.may_fail = False
+        """Newer gateways may."""
         self.more = ""
         """What the configurations of newer gateways say beside that of the settings."""
 
@@ -186,7 +188,7 @@ class Process:
         self.built = False
         self.serves_now = trio.Event()
         self.leaving = Leaving()
-        self.may_die = False
+        self.may_die = house.may_fail
         self._listeners: list[Listener] = []
         self._life = trio.CancelScope()
         self.clients: dict[str, tuple[Listener, Identity]] = {}
