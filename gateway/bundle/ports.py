@@ -203,7 +203,7 @@ class Ports:
     def leave(self, port: Port) -> None:
         """Forget what a port has not begun, and what it would be told."""
         port.left = True
-        port.traffic = None
+        port.traffic, port.wake = None, _nobody_is_woken
         self.there.pop(port, None)
         port.waiting.clear()
         port.answered.clear()
@@ -212,3 +212,7 @@ class Ports:
             self._turns.remove(port)
         self._to_wake.pop(port, None)
         self._to_wake_then.pop(port, None)
+
+
+def _nobody_is_woken() -> None:
+    """The session of a port has left: it is free at once if nothing leads to it any more."""

@@ -45,9 +45,14 @@ class Presence:
 
     @contextmanager
     def needed(self) -> Iterator[None]:
-        """End this block (`PeerClosed`) if the client leaves while an upstream is asked."""
-        with self._watch, self._stay:
-            yield
+        """End this block (`PeerClosed`) if the client leaves while an upstream is asked. After the block nobody
+        is asked whether it has: whoever has this knows that, and would have himself (`Traffic.let_go`).
+        """
+        try:
+            with self._watch, self._stay:
+                yield
+        finally:
+            self._has_left = _nobody_has_left
         if self._stay.cancelled_caught:
             raise PeerClosed("the client left while the upstream was asked")
 
@@ -71,3 +76,7 @@ class Presence:
     def _leave_if_it_has(self) -> None:
         if self._silent and self._waits and self._has_left():
             self._stay.cancel()
+
+
+def _nobody_has_left() -> bool:
+    return False

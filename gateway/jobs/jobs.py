@@ -137,6 +137,8 @@ class Jobs:
     @property
     def with_hooks(self) -> Cmd | None:
         """Give a command that hooks do; None: they do none, or wait for the upstream themselves."""
+        if not self._running:
+            return None
         if self._traffic.in_flight or any(running.missing for running in self._running):
             return None
         return next((each.hooks for each in self._running if each.hooks is not None), None)
@@ -145,6 +147,11 @@ class Jobs:
     def claiming(self) -> list[Held]:
         """Give the claims of all jobs, whether they are granted or wait."""
         return [held for running in self._running for held in running.claims]
+
+    def let_go(self) -> None:
+        """The session has ended, so nothing is begun any more."""
+        if not self._running:
+            del self._traffic, self._send_ask
 
     def start(
         self, cookie: int, word: int, offset: int, job: Job, *, cost: int, begun: bool = False

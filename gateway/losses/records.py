@@ -9,6 +9,7 @@ what sessions and links tell it, and ask it.
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -275,6 +276,7 @@ class Trail:
     """
 
     __slots__ = (
+        "__weakref__",
         "alone",
         "believed",
         "born",
@@ -310,7 +312,7 @@ class Trail:
             keep,
             losses.order,
             records=records,
-            begun=partial(losses.has_begun, self),
+            begun=partial(_has_begun, losses, weakref.ref(self)),  # each would keep the other
             gone=losses.witnesses.over,
         )
         self.wrote = False
@@ -346,6 +348,12 @@ class Trail:
         self.flush: Callable[[Flushed], None] = _nobody_flushes
         self.changed: Callable[[], None] = nothing
         self.lost: Callable[[str, list[Range]], None] = _nobody_hears
+
+    def let_go(self) -> None:
+        """Whoever wrote over it has gone, and its link: he is asked for nothing any more."""
+        self.under_way = _nothing_is_under_way
+        self.cut = _never
+        self.flush = _nobody_flushes
 
     def follows(self, before: Trail) -> None:
         """Its link is in the place of another's, by nobody's word but the address: what was flushed over that
@@ -399,6 +407,12 @@ def nothing() -> None:
 
 def _never() -> bool:
     return False
+
+
+def _has_begun(losses: Ledger, which: weakref.ref[Trail]) -> None:
+    trail = which()
+    if trail is not None:
+        losses.has_begun(trail)
 
 
 def _nothing_is_under_way() -> list[Range]:

@@ -47,6 +47,11 @@ class Asks:
     def __len__(self) -> int:
         return len(self._under_way)
 
+    def let_go(self) -> None:
+        """The session has ended: what is asked from now on is not sent."""
+        if not self._under_way:
+            self._traffic = _LEFT
+
     def send(self, ask: Ask, done: Done) -> None:
         """Ask; `done` is called when the reply is complete."""
         traffic = self._traffic
@@ -125,3 +130,24 @@ class Asks:
         """Give the asks that were not sent, and forget them."""
         kept, self._kept = self._kept, []
         return kept
+
+
+class _Left:
+    """What stands in for the traffic of a session that has ended: its server goes, so nothing is sent there."""
+
+    def __init__(self) -> None:
+        self.in_flight: dict[int, Entry] = {}
+        self.partial: dict[int, Partial] = {}
+        self.last_cookie = 0
+        self.to_upstream: list[memoryview | bytes] = []
+        self.going = Going()
+        self.going.begun = True
+        self.memory: Memory | None = None
+        self.trail: Trail | None = None
+
+    def new_cookie(self) -> int:
+        """See `LinkTraffic`."""
+        return self.last_cookie
+
+
+_LEFT = _Left()

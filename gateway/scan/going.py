@@ -52,7 +52,7 @@ class Going:
         """The server goes: nothing is to be sent over the link any more."""
         self.refused: set[int] = set()
         """Our cookies of commands that were answered with ESHUTDOWN."""
-        self.says_so: Callable[[], None] = _nobody_minds
+        self.says_so: Callable[[], None] = nobody_minds_that_it_goes
         """Called once, when it is `begun`, in the middle of a reply: it may only take note."""
 
     def heed(self, says_so: Callable[[], None]) -> None:
@@ -80,5 +80,5 @@ class Going:
         self.refused.clear()
 
 
-def _nobody_minds() -> None:
-    pass
+def nobody_minds_that_it_goes() -> None:
+    """Stand in for `Going.says_so`."""

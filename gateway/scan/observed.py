@@ -60,6 +60,10 @@ class Observed:
         """Something has been noted, and not been taken yet."""
         return bool(self._untold)
 
+    def let_go(self) -> None:
+        """Nobody is told any more."""
+        self.news = _nobody_listens
+
     def refuse(self, command: str, error: str, why: str) -> None:
         """A request would have been refused."""
         refused = self._untold.refused

@@ -52,6 +52,7 @@ class Teller:
         for (policy, rate), held in self._observed.ever_held.items():
             if not held:
                 self._log.info("would not be held", policy=policy, rate=rate)
+        self._observed.let_go()
 
     def _hear(self, is_first: bool = False) -> None:
         if not self._waits:

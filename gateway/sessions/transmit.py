@@ -135,6 +135,7 @@ def _left(running: Relayed) -> list[Callable[[], object]]:
         lambda: running.opened.close(),
         lambda: running.traffic.debt.losses.end(running.traffic.debt),
         lambda: running.disk.is_left(),  # which may be another by then
+        lambda: running.traffic.let_go(),
     ]
 
 
@@ -143,7 +144,7 @@ def _leave_uplink(running: Relayed) -> None:
     over it. Closing twice is once.
     """
     trail, running.traffic.trail = running.traffic.trail, None
-    left = [] if trail is None else [lambda: trail.losses.left(trail)]
+    left = [] if trail is None else [lambda: trail.losses.left(trail), trail.let_go]
     do_all(*left, running.opened.uplink.close)
 
 
