@@ -38,13 +38,17 @@ ENVIRONMENT = (
 
 def write(directory: Path) -> None:
     """Write all files below a directory, which is made if need be. Raises `OSError`."""
-    whole = program()
-    pages = {f"man/man1/{page_of(verb)}.1": page(verb, whole) for verb in whole.all()}
-    pages[f"man/man5/{PROGRAM}.toml.5"] = configuration(tables())
-    for name, text in (pages | dict(completions())).items():
+    for name, text in (pages() | dict(completions())).items():
         file = directory / "share" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
+
+
+def pages() -> dict[str, str]:
+    """Give the name of each manual page's file, and what is in it."""
+    whole = program()
+    found = {f"man/man1/{page_of(verb)}.1": page(verb, whole) for verb in whole.all()}
+    return found | {f"man/man5/{PROGRAM}.toml.5": configuration(tables())}
 
 
 def completions() -> Iterator[tuple[str, str]]:

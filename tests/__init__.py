@@ -1,6 +1,6 @@
 """Tests: what is in a folder is for the room of `gateway` that has the same name.
 
-    hub/, links/, losses/, sessions/  whole gateways or very many schedules, which a bare `pytest` leaves out
+    hub/, links/, losses/, sessions/  whole gateways or very many schedules, which a bare `pytest` does not read
 
 These folders are for no room:
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import grimp
 import pytest
+
+from tests.conftest import QUICK, is_real
 
 HOUSE = Path(__file__).parents[1] / "gateway"
 ROOMS = sorted(each.parent for each in HOUSE.rglob("__init__.py"))
@@ -62,6 +65,19 @@ def test_tests_are_in_folders_of_rooms_or_of_their_own() -> None:
 
 IMPORTED = re.compile(r"^from [^\n(]*(?:\([^)]*\))?", re.MULTILINE)
 """What a file imports from others, over one line or several."""
+
+
+def test_a_bare_pytest_selects_what_is_quick() -> None:
+    options = tomllib.loads((TESTS.parent / "pyproject.toml").read_text())["tool"]["pytest"]
+    assert options["ini_options"]["addopts"][-2:] == ["-m", QUICK]
+
+
+def test_nothing_quick_is_in_a_file_that_a_bare_pytest_does_not_read() -> None:
+    """A second mark of a whole file would take the place of the first one."""
+    unread = {path: path.read_text() for path in TESTS.rglob("test_*.py") if is_real(path)}
+    assert len(unread) > 100
+    marks = {path: re.findall("(?m)^pytestmark", text) for path, text in unread.items()}
+    assert not [path for path, found in marks.items() if len(found) > 1]
 
 
 def test_no_test_file_imports_another() -> None:

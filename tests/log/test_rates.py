@@ -84,14 +84,14 @@ def test_no_second_has_more_wherever_it_begins(rates: Rates, clock: Clock) -> No
     assert left_out is not None
     assert left_out.lines == tried - len(lines)
     assert clock.seconds > 1005
-    first = 0
-    for last, (at, *_) in enumerate(lines):
+    first, kinds = 0, Counter[tuple[str | None, str]]()
+    for last, (at, origin, event) in enumerate(lines):
         while lines[first][0] <= at - 1:
+            kinds[lines[first][1:]] -= 1
             first += 1
-        within = lines[first : last + 1]
-        assert len(within) < LINES
-        kinds = Counter((origin, event) for _, origin, event in within if origin is not None)
-        assert not kinds or max(kinds.values()) <= LINES_OF_A_KIND
+        kinds[origin, event] += 1
+        assert last + 1 - first < LINES
+        assert origin is None or kinds[origin, event] <= LINES_OF_A_KIND
 
 
 def test_what_is_remembered_is_bounded(rates: Rates, clock: Clock) -> None:
