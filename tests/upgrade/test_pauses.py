@@ -264,7 +264,7 @@ async def test_it_is_switched_by_its_home(
                 client = await opened(made)
                 assert newer.running
             told = await done(made, "switch", export="x", uri=made.other)
-            assert f"session went over to {made.other}" in told[0]
+            assert f"went over to {made.other}" in told[0]
             assert ("(process" in told[0]) is (where != "here")
             await trio.testing.wait_all_tasks_blocked()  # the other one is told
             assert {str(each.switched["x"].server.name) for each in made.services} == {made.other}
