@@ -8,8 +8,8 @@ It reads 4 KiB, again and again, alone and then beside one of these (`DISTURBERS
                  answers that nobody reads, bodies without end
 
 What is judged is how much later its p99 is, in pairs (`tests.bench.pairs`): the upper end of the interval has
-to be under `MOST_LATER_SECONDS`. Beside that `status` is asked once a second over the control socket, and has to
-answer within `MOST_STATUS_SECONDS`.
+to be under `MOST_LATER_SECONDS`. Beside that `status` is asked once a second over the control socket, and has
+to answer within `MOST_STATUS_SECONDS`.
 
     tests/bench/run notice                                20 pairs of each: half an hour
     tests/bench/run notice --pairs 6 --seconds 2 --rows scraped
