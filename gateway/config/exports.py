@@ -100,6 +100,10 @@ class Export(Section):
         default=False, description="To whom it is denied, there is no such export at all."
     )
 
+    def model_post_init(self, _context: object) -> None:
+        """Find out what it matches while files are read: who shows a thousand exports has no time for it."""
+        self.__dict__["exact_name"] = exact_name(self.name)  # as `cached_property` does it
+
     @cached_property
     def exact_name(self) -> str | None:
         """The only name that this matches; None for a pattern."""

@@ -18,7 +18,7 @@ from gateway.hub.session import Session
 from gateway.identity import Identity
 from gateway.net.drive import Stream, take_socket
 from gateway.net.options import RelaySocket
-from gateway.scan.plan import Handling
+from gateway.scan.plan import Handling, Plan
 from gateway.sessions import seat
 from gateway.sessions.counted import NONE, asked_by, totals_of
 from gateway.sessions.observing import Teller
@@ -162,7 +162,7 @@ def _log_beginning(opened: Opened, log: FilteringBoundLogger, who: Identity) -> 
         contexts=[context.name for context in promised.contexts],
         quirks=list(uplink.quirks),
         ladder=uplink.rung.name,
-        plan=ways_of(opened),
+        plan=ways_of(opened.plan),
         **uplink.connections,
     )
 
@@ -186,10 +186,10 @@ def _log_end(running: Relayed, log: FilteringBoundLogger) -> None:
     )
 
 
-def ways_of(opened: Opened) -> dict[str, list[str]]:
+def ways_of(plan: Plan) -> dict[str, list[str]]:
     """Say which commands go upstream in which way."""
     ways: dict[str, list[str]] = {}
-    for command, way in opened.plan.ways.items():
+    for command, way in plan.ways.items():
         if way.handling is not Handling.REFUSED:
             ways.setdefault(way.handling.name, []).append(command.name)
     return ways

@@ -10,16 +10,15 @@ its bytes as well as by its number.
 from __future__ import annotations
 
 import heapq
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import trio
 
-from gateway.admin.control import MAX_ANSWER_BYTES
+from gateway.admin.control import MAX_ANSWER_BYTES, InPieces
 
 PAGE = 200
-"""Sessions or exports in one answer: some hundred bytes each, so it becomes JSON in a millisecond."""
+"""Sessions or exports in one answer: some hundred bytes each, which become JSON one by one (`InPieces`)."""
 
 PAGE_BYTES = MAX_ANSWER_BYTES // 2
 """How long the JSON of a page may be before its last one: that has some 30 KiB at most."""
@@ -59,7 +58,7 @@ class AnswerPage:
 
     def __init__(self, most: int = PAGE) -> None:
         self._most = most
-        self.shown: list[dict[str, Any]] = []
+        self.shown = InPieces()
         self._bytes = 0
 
     @property
@@ -69,5 +68,4 @@ class AnswerPage:
 
     def add(self, shown: dict[str, Any]) -> None:
         """Put one more into it, while it is not full."""
-        self.shown.append(shown)
-        self._bytes += len(json.dumps(shown))
+        self._bytes += self.shown.add(shown)

@@ -31,7 +31,7 @@ SUMMED_AT_A_TIME = 100
 """How many sessions are summed before the others have their turn: about half a millisecond."""
 
 EXPORTS_AT_A_TIME = 10
-"""How many exports are shown before the others have their turn: about a fifth of a millisecond."""
+"""How many exports are shown, and become JSON, before the others have their turn: about half a millisecond."""
 
 NO_TLS = "none"
 """In place of the version of TLS."""
@@ -171,7 +171,7 @@ def session_shown(service: Service, stuck: Stuck, running: Relayed) -> Shown:
         "who": client.identity.describe(),
         "tls": client.identity.tls_version,
         "seconds": round(time.monotonic() - running.began, 1),
-        "plan": ways_of(opened),
+        "plan": ways_of(traffic.plan),
         "read_only": opened.offer.allows(Flag.READ_ONLY),
         "connections": opened.uplink.connections.get("connections", 1),
         "shared": bool(opened.uplink.connections.get("shared")),

@@ -17,6 +17,9 @@
     scale_chart.py  docs/scale-*.svg, one for each curve
     workers.py    what several workers give and cost: `make bench-workers`
     worker_model.py  what they would give on larger machines, from what a request costs; pure
+    counting.py   what it costs to count, in pairs with a gateway that counts nothing
+    notice.py     what a client notices of those who look, of crowds and of attackers, in pairs
+    pairs.py      what pairs differ by, and between what that lies; pure
     neighbours.py what clients of one shared connection cost each other, by hand
 
 A load that is added later (TLS, reframed, fan-out, policies) is a row, and a contestant in peers.py
