@@ -10,6 +10,7 @@ supervise.py        what is one for several workers
 worker.py           where a worker begins
 standing.py         what is in force, and who is here
 doors.py            where clients and commands are taken, and until when
+socket_files.py     files of Unix sockets that somebody has removed under us
 becoming.py         whom it becomes, once all is open that takes more rights
 descriptors.py      how many files we may have open
 pidfile.py          our number in a file, as long as we serve

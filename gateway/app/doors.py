@@ -48,6 +48,8 @@ class Doorkeeper:
         self._obey = obey
         self._turn = object()
         """As long as this is the same, it is our turn."""
+        self.is_ours = False
+        """It is our turn: no other process has the doors."""
         self._scopes: set[trio.CancelScope] = set()
 
     @property
@@ -86,12 +88,14 @@ class Doorkeeper:
 
     def accept_nobody(self) -> None:
         """Another process takes them from now on."""
+        self.is_ours = False
         self._turn = object()
         for scope in self._scopes:
             scope.cancel()
 
     def accept_all(self) -> list[str]:
         """Take clients and commands, at all doors: they are ours, with their files. Say what has gone wrong."""
+        self.is_ours = True
         for listener in self.doors.listeners:
             listener.file_is_ours = True
             self.accept(listener)

@@ -36,6 +36,7 @@ from gateway.app.overview import Overview
 from gateway.app.pidfile import Pidfile, pidfile
 from gateway.app.reload import ConfigSource, Reloader
 from gateway.app.signals import HEARD, Obeying, none_held_back
+from gateway.app.socket_files import SocketFiles
 from gateway.app.standing import Listeners, Standing
 from gateway.app.switching import verbs_of
 from gateway.app.tracing import trace_of
@@ -232,6 +233,7 @@ class _Run:
             self._verbs |= refusals()
         begin(self._obeying_signals().run, self._signals, partial(self._end_now, everything))
         begin(self._stuck.watch)
+        begin(SocketFiles(self._doors, self._service.log).watch)
         begin(self._drained.run)
         for tally in self._arrivals.tallies:
             begin(tally)

@@ -293,6 +293,22 @@ GATEWAY = Chapter(
             why=_WHY,
         ),
         _event(
+            "socket's file was removed: listening anew",
+            WARNING,
+            "Somebody has removed the file of the control socket, or of a Unix socket that clients come by, so"
+            " nobody could connect any more. It is there again; who was connected still is.",
+            "Find out who does that: a cleaner of /tmp, or a script that is about to start another gateway.",
+            path="where it is",
+        ),
+        _event(
+            "socket's file is gone, and none can be made",
+            ERROR,
+            "The same, but there is no place for another one, such as a directory that is gone. It is tried"
+            " again every few seconds, and said once.",
+            "Do what the reason says.",
+            why=_WHY,
+        ),
+        _event(
             "export was switched and is where the configuration says",
             WARNING,
             "An export was switched before an upgrade, and has another upstream, or is not there, in the"

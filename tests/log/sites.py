@@ -95,7 +95,7 @@ ELSEWHERE = {
 BOUND = {
     r"gateway/links/trunk\.py:.*:self\._log": {"upstream"},
     r"gateway/clients/.*": {"session", "client", "via"},
-    r"gateway/app/run\.py:_Run\._client:log": {"session", "client", "via"},
+    r"gateway/app/arrivals\.py:Arrivals\._client:log": {"session", "client", "via"},
     r"gateway/sessions/.*:(running\.log|log|self\._log)": {"session", "client", "via", "export"},
     r"gateway/status/.*:running\.log": {"session", "client", "via", "export"},
 }
