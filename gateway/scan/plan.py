@@ -32,7 +32,6 @@ from gateway.wire.constants import BASE_ALLOCATION, Cmd, CmdFlag
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.framing import EXTENDED, Framing
 
-
 _FUA, _DF, _PAYLOAD_LEN = int(CmdFlag.FUA), int(CmdFlag.DF), int(CmdFlag.PAYLOAD_LEN)
 
 
