@@ -22,6 +22,11 @@ TRIES = 4
 is no answer, so there is another."""
 
 
+SHORT_SECONDS = 3
+"""A second from one kill to the next: the load is at work within tenths of one, and what is not flushed is
+younger than that. `Plan` has twice as long; where kills have found nothing there are more, and more runs."""
+
+
 def killed(plan: Plan, workdir: Path) -> Report:
     for seed in range(plan.seed, plan.seed + TRIES):
         directory = workdir / str(seed)
@@ -36,14 +41,14 @@ def killed(plan: Plan, workdir: Path) -> Report:
 @pytest.mark.parametrize("server", ["nbdkit", "qemu-nbd"])
 @pytest.mark.parametrize("mode", ["replay", "sticky", "verify"])
 def test_three_kills(mode: str, server: str, workdir: Path) -> None:
-    report = killed(Plan(mode, server, seed=7), workdir)
+    report = killed(Plan(mode, server, seed=7, seconds=SHORT_SECONDS), workdir)
     assert not report.problems, report
     assert len(report.lost) >= 3
 
 
 @pytest.mark.parametrize("connections", ["per-client", "4", "shared:4"])
 def test_three_kills_in_other_modes(connections: str, workdir: Path) -> None:
-    report = killed(Plan("sticky", seed=8, connections=connections), workdir)
+    report = killed(Plan("sticky", seed=8, connections=connections, seconds=SHORT_SECONDS), workdir)
     assert not report.problems, report
 
 
@@ -61,7 +66,15 @@ def test_kills_across_upgrades(server: str, connections: str, workdir: Path) -> 
 def test_what_one_wrote_who_has_left_without_a_flush_is_told_the_others(
     connections: str, workdir: Path
 ) -> None:
-    plan = Plan("sticky", seed=11, connections=connections, readers=True, clients=1, depth=1)
+    plan = Plan(
+        "sticky",
+        seed=11,
+        connections=connections,
+        readers=True,
+        clients=1,
+        depth=1,
+        seconds=SHORT_SECONDS,
+    )
     report = killed(plan, workdir)
     assert not report.problems, report
     assert report.counts["session left unflushed"]
@@ -69,12 +82,14 @@ def test_what_one_wrote_who_has_left_without_a_flush_is_told_the_others(
 
 @pytest.mark.parametrize("mode", ["replay", "sticky", "assume-durable"])
 def test_three_cuts(mode: str, workdir: Path) -> None:
-    report = killed(Plan(mode, by="cut", seed=9, late_write_seconds=2), workdir)
+    report = killed(
+        Plan(mode, by="cut", seed=9, late_write_seconds=2, seconds=SHORT_SECONDS), workdir
+    )
     assert not report.problems, report
 
 
 def test_a_server_that_is_stopped_is_waited_for(workdir: Path) -> None:
-    report = killed(Plan("sticky", by="stop", seed=10), workdir)
+    report = killed(Plan("sticky", by="stop", seed=10, seconds=SHORT_SECONDS), workdir)
     assert not report.problems, report
 
 
@@ -87,14 +102,16 @@ def test_without_survival_the_loss_is_seen(workdir: Path) -> None:
 
 def test_without_survival_and_without_loss_all_is_well(workdir: Path) -> None:
     """The proof that they need not."""
-    report = killed(Plan("assume-durable", "qemu-nbd", seed=2, survival=False), workdir)
+    report = killed(
+        Plan("assume-durable", "qemu-nbd", seed=2, survival=False, seconds=SHORT_SECONDS), workdir
+    )
     assert not report.problems, report
     assert report.counts["session cut"] > 1
 
 
 def test_three_kills_before_two_workers(workdir: Path) -> None:
     """Clients of one disk come to both, and write parts of its blocks."""
-    report = killed(Plan("sticky", seed=12, workers=2, coarse=True), workdir)
+    report = killed(Plan("sticky", seed=12, workers=2, coarse=True, seconds=SHORT_SECONDS), workdir)
     assert not report.problems, report
 
 
