@@ -4,6 +4,8 @@ From its start to its end:
 
 run.py              the composition root: builds everything from a configuration, runs it, and ends it
 supervise.py        what is one for several workers
+in_force.py         what they serve, and are told
+reload_all.py       another configuration for all of them, or none
 worker.py           where a worker begins
 standing.py         what is in force, and who is here
 doors.py            where clients and commands are taken, and until when

@@ -119,7 +119,7 @@ class Plan:
     @property
     def longest_seconds(self) -> float:
         """If it takes longer than this, it hangs."""
-        return HANG_SECONDS + 3 * self.seconds
+        return (1 + self.crowds) * HANG_SECONDS + 3 * self.seconds
 
 
 @dataclass
