@@ -7,6 +7,8 @@ run.py              the composition root: builds everything from a configuration
 arrivals.py         clients from when they are accepted until they have gone, and how they are counted
 signals.py          what each signal has the gateway do
 supervise.py        what is one for several workers
+in_force.py         what they serve, and are told
+reload_all.py       another configuration for all of them, or none
 worker.py           where a worker begins
 standing.py         what is in force, and who is here
 doors.py            where clients and commands are taken, and until when

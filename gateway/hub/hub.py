@@ -53,10 +53,11 @@ is not time for all, `turns` says whose turn it is."""
 class Hub:
     """Runs sessions. One task calls `run`; others call `relay`, one for each session.
 
-    `clock` is the clock of the buckets that sessions are charged to.
+    `clock` is the clock of the buckets that sessions are charged to. `polls`: it may take a processor for
+    itself.
     """
 
-    def __init__(self, clock: Clock = time.monotonic) -> None:
+    def __init__(self, clock: Clock = time.monotonic, *, polls: bool = True) -> None:
         self._epoll = select.epoll()
         self._watched: dict[int, Callable[[int], int]] = {}
         self._turns = Turns()
@@ -68,7 +69,7 @@ class Hub:
         self._sooner = trio.Event()
         self._doors = Doors(lambda: self._sooner.set())
         self._parting: list[trio.Event] = []
-        self._rounds = Rounds()
+        self._rounds = Rounds(polls=polls)
         self.pace = Pace()
         """How it goes about its work."""
         self._again: set[int] = set()

@@ -10,6 +10,10 @@ under way, others have work to do, and the hub leaves them the processor: for as
 lasted together, from one look to the next. What the peers take is part of that. So where they are quick the hub
 polls again the sooner, and where they are slow it leaves them the processor the longer.
 
+Where there are more hubs than processors (`workers`), none polls. Each would take a processor from the others,
+and all of them together from the peers: nobody is answered sooner, and each reply costs what all who polled
+meanwhile have used.
+
 After a round with many small commands under way the hub looks again a little later, for then it finds more of
 them at a time. Where several clients are at work it gives the processor away once (`sched_yield`): whoever
 wants to run does, and the others' commands gather meanwhile. Where one client is alone it sleeps for a moment:
@@ -43,9 +47,12 @@ that has it in memory."""
 
 
 class Rounds:
-    """What is known of the last rounds. Times are those of one clock, in seconds."""
+    """What is known of the last rounds. Times are those of one clock, in seconds. `polls`: there is a processor
+    for each hub.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *, polls: bool = True) -> None:
+        self._polls = polls
         self._lasted: deque[float] = deque(maxlen=ROUNDS)
         self._crowded_until = -math.inf
         self._several_until = -math.inf
@@ -64,7 +71,8 @@ class Rounds:
 
     def patience(self, crowd: int, now: float) -> float:
         """A round has left such a `Crowd`: give how long the kernel's wait may last. 0: poll."""
-        return PATIENCE_SECONDS if crowd > 0 or now < self._crowded_until else 0.0
+        waits = crowd > 0 or now < self._crowded_until or not self._polls
+        return PATIENCE_SECONDS if waits else 0.0
 
     def gathers(self, crowd: int, now: float) -> bool:
         """Say whether the next look is put off a little."""

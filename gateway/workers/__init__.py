@@ -11,6 +11,8 @@ borrower.py    and on the worker's side: places for its sessions,
 loans.py       and what its buckets hold
 member.py      a worker, as it knows itself: who is handed over, and what the supervisor says
 crew.py        the workers, as the supervisor has them: started, briefed, and started again
+asking.py      how workers are asked
+orders.py      what an operator has set, and workers that come later have as well
 desk.py        what is asked of the gateway as a whole, answered for all workers
 past.py        what workers have done that have died; pure
 front.py       what the child that speaks HTTP asks, answered for all workers

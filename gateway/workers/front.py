@@ -18,8 +18,9 @@ import trio
 from gateway.admin.control import ControlAnswer, Misunderstood, Verb, no_arguments
 from gateway.log.recent import Recent
 from gateway.wire.limits import KIB, MIB
+from gateway.workers.asking import NotThere
 from gateway.workers.crew import Worker
-from gateway.workers.desk import Desk, NotThere
+from gateway.workers.desk import Desk
 
 EXPORTS_IN_A_LINE = 100
 """As many as a worker tells of in a line, which is some tens of KiB."""
@@ -53,7 +54,7 @@ class Front:
         if arguments.keys() - {"after"} or isinstance(after, bool) or not isinstance(after, int):
             raise Misunderstood('"after" is the number of a line')
         async with self._fetching:
-            for worker in self._desk.workers:
+            for worker in self._desk.ask.workers:
                 await self._fetch(worker)
         return ControlAnswer(True, data={"lines": self._recent.after(after)})
 
@@ -63,7 +64,9 @@ class Front:
             return
         now = worker.run
         try:
-            answer = await self._desk.question(worker, "log", {"after": last if run == now else 0})
+            answer = await self._desk.ask.question(
+                worker, "log", {"after": last if run == now else 0}
+            )
         except NotThere:
             return
         for line in [] if answer.data is None else answer.data["lines"]:
@@ -73,7 +76,7 @@ class Front:
 
     async def _counts(self, arguments: Mapping[str, Any]) -> ControlAnswer:
         no_arguments(arguments)
-        said, _problems = await self._desk.of_each(self._counts_of)
+        said, _problems = await self._desk.ask.of_each(self._counts_of)
         rows = self._desk.past.counts(said)
 
         async def tell(send: Callable[[bytes], Awaitable[None]]) -> None:
@@ -90,7 +93,7 @@ class Front:
     async def _counts_of(self, worker: Worker) -> list[Mapping[str, Any]]:
         """Give what a worker tells. Raises `NotThere`."""
         more = bytearray()
-        _answer, stream = await self._desk.held(worker, "counts", {}, more)
+        _answer, stream = await self._desk.ask.held(worker, "counts", {}, more)
         rows: list[Mapping[str, Any]] = []
         async with stream:
             while True:

@@ -11,5 +11,10 @@ from gateway.config.models import MAX_WORKERS
 def number_of(config: Config) -> int:
     """Give how many workers a configuration means on this machine."""
     if config.workers == "auto":
-        return min(MAX_WORKERS, len(os.sched_getaffinity(0)))
+        return min(MAX_WORKERS, processors())
     return config.workers
+
+
+def processors() -> int:
+    """Give how many processors the gateway may use."""
+    return len(os.sched_getaffinity(0))

@@ -13,6 +13,12 @@ def test_who_waits_for_each_single_reply_is_polled_for() -> None:
         assert not rounds.gathers(Crowd.NONE, step * 1e-5)
 
 
+def test_where_hubs_are_more_than_processors_none_polls() -> None:
+    rounds = Rounds(polls=False)
+    for step in range(1000):
+        assert rounds.patience(Crowd.NONE, step * 1e-3) == PATIENCE_SECONDS
+
+
 @pytest.mark.parametrize("crowd", [Crowd.LARGE, Crowd.SMALL])
 def test_while_many_commands_are_under_way_the_kernel_waits(crowd: int) -> None:
     assert Rounds().patience(crowd, 0.0) == PATIENCE_SECONDS

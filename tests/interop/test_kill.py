@@ -109,10 +109,13 @@ def test_without_survival_and_without_loss_all_is_well(workdir: Path) -> None:
     assert report.counts["session cut"] > 1
 
 
-def test_three_kills_before_two_workers(workdir: Path) -> None:
-    """Clients of one disk come to both, and write parts of its blocks."""
-    report = killed(Plan("sticky", seed=12, workers=2, coarse=True, seconds=SHORT_SECONDS), workdir)
+@pytest.mark.parametrize("silent", [False, True])
+def test_three_kills_before_two_workers(workdir: Path, *, silent: bool) -> None:
+    """Clients of one disk come to both, and write parts of its blocks; also where one is silent meanwhile."""
+    plan = Plan("sticky", seed=12, workers=2, coarse=True, silent=silent, seconds=SHORT_SECONDS)
+    report = killed(plan, workdir)
     assert not report.problems, report
+    assert bool(report.counts["stopped workers"]) == silent
 
 
 def test_without_homes_two_workers_are_wrong_together(workdir: Path) -> None:

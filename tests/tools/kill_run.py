@@ -22,7 +22,8 @@ goes in good order, which promises nothing of what is in its cache.
 With `--workers N` the gateway has so many, and clients come to all of them; `--homeless` takes the homes of
 disks away from them (`gateway.workers.homes`), so it has to end with 1. `--by worker` kills one of them instead
 of the server, and `--by supervisor` the supervisor, and begins another gateway: sessions are cut then, and
-everything else is asked.
+everything else is asked. With `--silent` a worker says nothing whenever the server is killed: it was stopped
+before, and goes on when the server is dead.
 
 `--coarse` has nbdkit take blocks of 4 KiB only, so that most WRITEs are parts of blocks, which clients have in
 common: each is read, modified and written back, and none may undo another one.
@@ -169,6 +170,8 @@ class Plan:
     upgrades: int = 0
     workers: int = 1
     homes: bool = True
+    silent: bool = False
+    """One of the workers is stopped while the server is killed."""
     stop_seconds: float = 1
     late_write_seconds: float = 0
     """0 is right only where the old server is dead, so not with "cut"."""
@@ -825,7 +828,7 @@ async def disturb_again_and_again(
         elif relay is not None:
             await cut(plan, load, relay, random)
         else:
-            await kill(plan, load, victim, random, report)
+            await kill(plan, load, victim, random, report, house)
         if len(report.problems) >= MOST_PROBLEMS:
             break
     await trio.sleep(pause)
@@ -852,9 +855,16 @@ async def upgrade_again_and_again(plan: Plan, load: Load, report: Report, house:
         report.counts["upgrades"] += 1
 
 
-async def kill(plan: Plan, load: Load, victim: Killed, random: Random, report: Report) -> None:
+async def kill(
+    plan: Plan, load: Load, victim: Killed, random: Random, report: Report, house: House
+) -> None:
     """Kill the server, or have it go, and start it, and look at the disk in between."""
     in_order = plan.by == "term"
+    silent = random.choice(house.workers()) if plan.silent else 0
+    if silent:
+        os.kill(silent, signal.SIGSTOP)
+        report.counts["stopped workers"] += 1
+        await trio.sleep(random.choice((0, 0.05, 0.3)))
     loss = load.oracle.lose(in_order=in_order)
     try:
         if in_order:
@@ -872,6 +882,8 @@ async def kill(plan: Plan, load: Load, victim: Killed, random: Random, report: R
         report.problem(f"after kill {len(report.lost)}: {broken}")
     load.leave()
     await trio.sleep(random.choice((0, 0, 0.05, 0.3)))
+    if silent:
+        os.kill(silent, signal.SIGCONT)
     await victim.start()
     load.oracle.noticed()
 
@@ -1005,6 +1017,7 @@ def main() -> int:
     parser.add_argument("--upgrades", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--homeless", action="store_true", help="has to end with 1")
+    parser.add_argument("--silent", action="store_true", help="a worker is, at each kill")
     parser.add_argument("--stop-seconds", type=float, default=1)
     parser.add_argument("--late-write-seconds", type=float, default=0)
     parser.add_argument("--kills", type=int, default=50)

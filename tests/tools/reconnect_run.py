@@ -1,13 +1,22 @@
 """`python -m tests.tools.reconnect_run`: many clients come and go for minutes, in every way; then each process
-of the gateway has as many descriptors, tasks and objects as it had before, and no more memory.
+of the gateway has as many descriptors, tasks and objects as it had before, and memory that does not grow.
 
 Each client comes again as soon as it has left: it only looks, asks for what is not there, works and says DISC,
 works over TLS, goes in the middle of its commands, or in the middle of the negotiation. The disks have their
 homes in several workers, so about half of the clients are handed over, and half of those over TLS are relayed.
 
-Descriptors and tasks are held against what the gateway had before anybody came. Memory and Python's objects are
-held against what it had after all clients were there at the same time, and have come in every way: by then it
-has its buffers, and has loaded what it needs. All is counted when the last client has been seen off.
+Descriptors and tasks are held against what the gateway had before anybody came. All else is held against what
+it had after a first crowd: all clients at the same time, and then in every way. By then it has its buffers,
+and has loaded what it needs. All is counted when the last client has been seen off.
+
+Two things are asked of memory. What is *in use* has to be what it was: Python's objects and blocks
+(`sys.getallocatedblocks`), and what libc's malloc has given and not got back (mallinfo(3)). That is where a
+leak shows, by the smallest thing that each client leaves behind. Receive buffers are counted apart: of those
+that were needed at the same time up to 16 of a megabyte are kept (`gateway.hub.lane`), so for a while any crowd
+may leave more of them than the one before. What a process *has* of the kernel is more, by what lies between: a
+page goes back only when nothing in it is in use. How much that is depends on who was there last beside what
+stays, so it goes up and down from crowd to crowd. It must not climb: so several crowds of one size come, one
+after the other, and what is there after the later ones is held against the earlier ones'.
 """
 
 from __future__ import annotations
@@ -24,11 +33,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from statistics import median
 
 import trio
 
 from gateway.embedded import Server
 from gateway.embedded.disk import MemoryDisk
+from gateway.hub.lane import BUFFER_BYTES, MAX_FREE_BUFFERS
 from gateway.protocol.client_role import Refused
 from gateway.wire.constants import Cmd, Errno
 from tests.bench.processes import allow_many_files
@@ -49,9 +60,17 @@ LOOK_SECONDS = 0.25
 MORE_OBJECTS = 2000
 """So many more objects a process may have, by chance: a session that is left behind has dozens."""
 
-MORE_BYTES = 8 << 20
-"""So much more memory: what the allocator has in pieces. A session that leaves 4 KiB shows after 2,000 of a
-worker's."""
+MORE_BLOCKS = 4000
+"""So many more blocks of Python's, as for objects: most objects are one or two."""
+
+MORE_MALLOCED = 1 << 20
+"""So much more of malloc's: buffers that are kept to be used again, and tables that have grown."""
+
+MOST_BUFFERS = MAX_FREE_BUFFERS * BUFFER_BYTES
+"""No more than these are kept."""
+
+MORE_BYTES = 4 << 20
+"""So much more memory after later crowds than after earlier ones, by chance."""
 
 FIRST_TIMES = 3
 """How many clients have come for each that is there at a time, before memory is counted from: with fewer the
@@ -93,12 +112,14 @@ class Plan:
     seconds: float = 300
     served: int = 0
     workers: int = 2
+    crowds: int = 5
+    """So many times, in equal parts of both."""
     seed: int = 0
 
     @property
     def longest_seconds(self) -> float:
         """If it takes longer than this, it hangs."""
-        return HANG_SECONDS + 3 * self.seconds
+        return (1 + self.crowds) * HANG_SECONDS + 3 * self.seconds
 
 
 @dataclass
@@ -108,7 +129,31 @@ class Counts:
     descriptors: int
     tasks: int
     objects: int
+    blocks: int
+    malloced: int
+    buffers: int
+    """Of bytes in receive buffers."""
     anonymous_bytes: int
+
+    @property
+    def malloced_else(self) -> int:
+        """What malloc has given for anything else."""
+        return self.malloced - self.buffers
+
+    @property
+    def else_bytes(self) -> int:
+        """What the process has of the kernel for anything else."""
+        return self.anonymous_bytes - self.buffers
+
+
+@dataclass
+class Row:
+    """One process: at the start, when all had been there once, and after each crowd."""
+
+    name: str
+    first: Counts
+    warm: Counts
+    crowds: list[Counts]
 
 
 @dataclass
@@ -119,21 +164,26 @@ class Report:
     problems: list[str] = field(default_factory=list)
     ways: Counter[str] = field(default_factory=Counter)
     most_connected: int = 0
-    rows: list[tuple[str, Counts, Counts, Counts]] = field(default_factory=list)
-    """Each process, at the start, when all had been there once, and in the end."""
+    rows: list[Row] = field(default_factory=list)
 
     def __str__(self) -> str:
         ways = ", ".join(f"{count} {way}" for way, count in sorted(self.ways.items()))
         lines = [f"{self.ways.total()} clients came, at most {self.most_connected} at once: {ways}"]
-        lines.append(f"{'process':12}{'descriptors':>16}{'tasks':>12}{'objects':>22}{'MiB':>18}")
-        for name, *counts in self.rows:
-            first, warm, last = counts
+        lines.append(
+            f"{'process':12}{'descriptors':>14}{'tasks':>12}{'objects':>18}{'blocks':>20}"
+            f"{'malloced KiB':>18}{'buffers':>10}  MiB from crowd to crowd"
+        )
+        for row in self.rows:
+            first, warm, last = row.first, row.warm, row.crowds[-1]
             lines.append(
-                f"{name:12}"
-                f"{f'{first.descriptors} -> {last.descriptors}':>16}"
+                f"{row.name:12}"
+                f"{f'{first.descriptors} -> {last.descriptors}':>14}"
                 f"{f'{first.tasks} -> {last.tasks}':>12}"
-                f"{f'{warm.objects} -> {last.objects}':>22}"
-                f"{f'{warm.anonymous_bytes / 2**20:.1f} -> {last.anonymous_bytes / 2**20:.1f}':>18}"
+                f"{f'{warm.objects} -> {last.objects}':>18}"
+                f"{f'{warm.blocks} -> {last.blocks}':>20}"
+                f"{f'{warm.malloced_else >> 10} -> {last.malloced_else >> 10}':>18}"
+                f"{f'{warm.buffers >> 20} -> {last.buffers >> 20}':>10}  "
+                + " ".join(f"{each.else_bytes / 2**20:.1f}" for each in (warm, *row.crowds))
             )
         return "\n".join(lines + [f"  WRONG: {problem}" for problem in self.problems])
 
@@ -267,11 +317,11 @@ class Crowd:
 async def _done(
     client: Client, command: Cmd, offset: int = 0, length: int = 0, data: bytes = b""
 ) -> None:
-    """Have a command done. A FLUSH may tell that another client's connection was lost with what it had written:
-    where all processors are busy, a server may not have answered in time.
+    """Have a command done. A FLUSH may tell that another client's connection was lost with what it had written,
+    and a READ of that fails: where all processors are busy, a server may not have answered in time.
     """
     error = await client.error(command, offset, length, data=data)
-    told = command is Cmd.FLUSH and error == Errno.EIO
+    told = command in (Cmd.FLUSH, Cmd.READ) and error == Errno.EIO
     assert not error or told, f"{command.name} has failed with {error}"
 
 
@@ -301,7 +351,7 @@ class Census:
         status = Path(f"/proc/{pid}/status").read_text()
         [line] = [line for line in status.splitlines() if line.startswith("RssAnon:")]
         descriptors = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
-        return Counts(descriptors, said["tasks"], said["objects"], int(line.split()[1]) << 10)
+        return Counts(descriptors, anonymous_bytes=int(line.split()[1]) << 10, **said)
 
     async def settled(self, wanted: Callable[[dict[str, Counts]], bool]) -> dict[str, Counts]:
         """Give what each has when nobody is there any more and it is as wanted; or, after `HANG_SECONDS`, what
@@ -352,23 +402,33 @@ async def run(plan: Plan, at: Path) -> Report:
         first = await census.taken()
         await crowd.first()
         warm = await census.settled(is_back(first))
-        await crowd.come_and_go(plan.seconds, plan.served)
-        last = await census.settled(is_back(first))
-        report.rows = [(name, first[name], warm[name], last[name]) for name in first]
-        report.problems += [problem for row in report.rows for problem in left_over(*row)]
+        crowds = []
+        for _ in range(plan.crowds):
+            await crowd.come_and_go(plan.seconds / plan.crowds, plan.served // plan.crowds)
+            crowds.append(await census.settled(is_back(first)))
+        report.rows = [
+            Row(name, first[name], warm[name], [each[name] for each in crowds]) for name in first
+        ]
+        report.problems += [problem for row in report.rows for problem in left_over(row)]
     return report
 
 
-def left_over(name: str, first: Counts, warm: Counts, last: Counts) -> list[str]:
+def left_over(row: Row) -> list[str]:
     """Say what a process has more than it had."""
+    first, warm, last = row.first, row.warm, row.crowds[-1]
+    has = [each.else_bytes for each in row.crowds]
+    earlier, later = has[: (len(has) + 1) // 2], has[len(has) // 2 :]
     held = [
         ("descriptors", first.descriptors, last.descriptors, 0),
         ("tasks", first.tasks, last.tasks, 0),
         ("objects", warm.objects, last.objects, MORE_OBJECTS),
-        ("bytes of memory", warm.anonymous_bytes, last.anonymous_bytes, MORE_BYTES),
+        ("blocks", warm.blocks, last.blocks, MORE_BLOCKS),
+        ("bytes of malloc's", warm.malloced_else, last.malloced_else, MORE_MALLOCED),
+        ("bytes in buffers", 0, last.buffers, MOST_BUFFERS),
+        ("bytes of memory", round(median(earlier)), round(median(later)), MORE_BYTES),
     ]
     return [
-        f"{name}: {before} {what} before, {now} in the end"
+        f"{row.name}: {before} {what} before, {now} in the end"
         for what, before, now, more in held
         if now > before + more
     ]
@@ -381,6 +441,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--served", type=int, default=0, help="not before so many were served")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--crowds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=Random().randrange(10**6))
     plan = Plan(**vars(parser.parse_args()))
     print(f"seed {plan.seed}", flush=True)

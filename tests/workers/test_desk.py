@@ -10,8 +10,9 @@ import trio.testing
 from gateway.config.models import Log
 from gateway.handover.channel import Channel, pair
 from gateway.log import logger
+from gateway.workers.asking import QUESTION_SECONDS
 from gateway.workers.crew import Crew
-from gateway.workers.desk import QUESTION_SECONDS, Desk
+from gateway.workers.desk import Desk
 
 
 def nobody(*_arguments: object) -> NoReturn:

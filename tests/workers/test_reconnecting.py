@@ -12,6 +12,6 @@ pytestmark = pytest.mark.real
 
 
 async def test_each_process_has_what_it_had_before_they_came(tmp_path: Path) -> None:
-    report = await run(Plan(clients=30, seconds=0, served=900), tmp_path)
+    report = await run(Plan(clients=30, seconds=0, served=900, crowds=3), tmp_path)
     print(report)
     assert not report.problems
