@@ -61,6 +61,10 @@ ends() { # STATUS TEXT COMMAND...: the same of one that ends with a status of it
     echo "  you should see, and do: $wanted"
 }
 
+logged() { # TEXT NAME: wait until NAME.log has it, for a log is written a moment later
+    until grep -q "$1" "$2.log"; do sleep 0.05; done
+}
+
 client() { # URI COMMAND COMMAND: qemu-io does the first, waits until there is a file "go on", and does the second
     {
         echo "$2"

@@ -18,7 +18,7 @@ from tests.packing import VERBS
 from tests.walkthrough import is_as_printed, run
 
 DOCS = Path(__file__).parents[1] / "docs"
-ELSEWHERE = {"containers", "debian", "kubernetes", "ovirt", "virtnbdbackup"}
+ELSEWHERE = {"containers", "debian", "kubernetes", "ovirt"}
 """Whose programs only `make test-packages` has: tests/packages types them."""
 PAGES = [
     path

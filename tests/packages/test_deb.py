@@ -81,6 +81,8 @@ def test_it_has_a_manual_and_completions(root: Root) -> None:
         "doc/nbd-gateway/nbd-gateway.cdx.json",
     ):
         assert (share / name).is_file(), name
+    loaded = "source /usr/share/bash-completion/completions/nbd-gateway; complete -p nbd-gateway"
+    assert "nbd_gateway nbd-gateway" in root.run("bash", "--norc", "-c", loaded)
 
 
 def test_it_serves_as_the_unit_has_it(root: Root) -> None:
