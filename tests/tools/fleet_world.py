@@ -1,7 +1,7 @@
 """A whole fleet on one machine: three members of etcd, gateways behind the real haproxy, and a server in this
 process that knows which gateway each of its connections is from.
 
-The server is at a Unix socket, so the kernel says whose a connection is (SO_PEERCRED). From that comes its own
+The kernel says whose a connection to the server is (SO_PEERCRED, or /proc for TCP). From that comes its own
 log, and what it holds against it: *two writers* are seen where a connection writes to a disk although another
 gateway has written there since that connection was accepted. For a gateway that becomes the home of a disk
 makes new connections, and none of those outlives its time as the home.
@@ -12,8 +12,10 @@ that a FLUSH which lies is seen at once (`tests.tools.oracle`).
 The fence is asked for by a program, as gateways have it (`[fleet] fence`). It closes all connections of a
 gateway and takes none of it until that one has a lease in etcd again: then it has noticed what it has lost.
 
+Over TCP the server can be `blocked` for one gateway: what that has sent lies in the kernel then.
+
 Each gateway goes to each member of etcd by a relay of its own, so that one can be cut off from etcd and not
-from the server. """
+from the server."""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -45,13 +47,15 @@ from tests.tools.stamps import BLOCK_BYTES, stamps_of
 
 LOOK_AGAIN_SECONDS = 0.02
 
+READ_BYTES = 64 << 10
+
 GATEWAY = """\
 [[listen]]
 uri = "nbd+unix:///?socket={at}/{name}.sock"
 [control]
 socket = "{at}/{name}.control"
 [upstream.u]
-uri = "nbd+unix:///?socket={at}/u.sock"
+uri = "{server}"
 canonical-names = true
 unflushed = "{unflushed}"
 late-write-seconds = {late:g}
@@ -186,19 +190,24 @@ class WatchedServer:
         self._log = log
         self._connections: set[FromGateway] = set()
         self._shut_out: set[str] = set()
+        self.may_read: dict[str, trio.Event] = {}
+        """Gateways from which nothing is read until then."""
+        self.port = 0
+        """Of TCP, where it listens at that as well."""
         self.has_lease: Callable[[str], Awaitable[bool]]
         """Says whether a gateway has a lease."""
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         listeners = [await _listening(self._at / name) for name in ("u.sock", "fence.sock")]
+        tcp = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        self.port = tcp[0].socket.getsockname()[1]
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.serve_listeners, self._serve, listeners[:1])
+            nursery.start_soon(trio.serve_listeners, self._serve, [listeners[0], *tcp])
             nursery.start_soon(trio.serve_listeners, self._cut_off, listeners[1:])
             task_status.started()
 
     async def _serve(self, stream: trio.SocketStream) -> None:
-        said = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        pid = struct.unpack("3i", said)[0]
+        pid = whose(stream, self._log.names)
         name = self._log.names.get(pid, "somebody")
         async with stream:
             if name in self._shut_out:
@@ -210,9 +219,51 @@ class WatchedServer:
             try:
                 with ours.scope:
                     _connection.set(ours)
-                    await self._server.serve(stream)
+                    if stream.socket.family == socket.AF_UNIX:
+                        await self._server.serve(stream)
+                    else:
+                        await self._serve_when_it_may(stream, name)
             finally:
                 self._connections.discard(ours)
+
+    async def _serve_when_it_may(self, stream: trio.SocketStream, name: str) -> None:
+        """Read nothing while the server is blocked for this gateway."""
+        near, far = trio.socket.socketpair()
+        inside, outside = trio.SocketStream(near), trio.SocketStream(far)
+
+        async def requests() -> None:
+            with suppress(trio.BrokenResourceError):
+                while True:
+                    if name in self.may_read:
+                        await self.may_read[name].wait()
+                    data = await stream.receive_some(READ_BYTES)
+                    if not data:
+                        break
+                    await outside.send_all(data)
+            with suppress(trio.BrokenResourceError):
+                await outside.send_eof()
+
+        async def replies() -> None:
+            with suppress(trio.BrokenResourceError):
+                while data := await outside.receive_some(READ_BYTES):
+                    await stream.send_all(data)
+
+        async with inside, outside, trio.open_nursery() as nursery:
+            nursery.start_soon(requests)
+            nursery.start_soon(replies)
+            await self._server.serve(inside)
+            nursery.cancel_scope.cancel()
+
+    def block(self, name: str) -> None:
+        """Read nothing that a gateway sends, until `unblock`."""
+        self.may_read[name] = trio.Event()
+
+    def unblock(self, name: str) -> None:
+        self.may_read.pop(name).set()
+
+    def connections_of(self, name: str) -> int:
+        """Say how many connections a gateway has."""
+        return sum(each.gateway == name for each in self._connections)
 
     async def _cut_off(self, stream: trio.SocketStream) -> None:
         name = b""
@@ -227,6 +278,23 @@ class WatchedServer:
             await trio.sleep(LOOK_AGAIN_SECONDS)
         with suppress(trio.BrokenResourceError):
             await stream.send_all(b"y")
+
+
+def whose(stream: trio.SocketStream, pids: Collection[int]) -> int:
+    """Give which of several processes is at the other end of a connection."""
+    if stream.socket.family == socket.AF_UNIX:
+        said = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        return int(struct.unpack("3i", said)[0])
+    port = f":{stream.socket.getpeername()[1]:04X}"
+    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    inodes = {f"socket:[{row[9]}]" for row in rows if row[1].endswith(port)}
+    for pid in pids:
+        with suppress(OSError):
+            for each in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(OSError):
+                    if str(each.readlink()) in inodes:
+                        return pid
+    return 0
 
 
 async def _listening(path: Path) -> trio.SocketListener:
@@ -248,6 +316,7 @@ class FleetWorld:
     disks: dict[str, JudgedDisk]
     log: ServerLog
     etcd: Etcd
+    server: WatchedServer
 
     @property
     def socket(self) -> Path:
@@ -286,8 +355,11 @@ async def fleet_world(
     fence: bool = True,
     unflushed: str = "assume-durable",
     more: str = "",
+    tcp: bool = False,
 ) -> AsyncIterator[FleetWorld]:
-    """Have it, until the block ends. Clients come to `entries` (default: all)."""
+    """Have it, until the block ends. Clients come to `entries` (default: all). `tcp`: so the gateways go to the
+    server.
+    """
     write_pki(at / "pki")
     log = ServerLog()
     disks = {name: JudgedDisk(name, blocks, log) for name in exports}
@@ -301,6 +373,10 @@ async def fleet_world(
         if fence:
             (at / "fence").write_text(FENCE.format(python=sys.executable, at=at))
             (at / "fence").chmod(0o700)
+        server = WatchedServer(at, disks, log)
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        await nursery.start(server.run)
+        there = f"nbd://127.0.0.1:{server.port}" if tcp else f"nbd+unix:///?socket={at}/u.sock"
         gateways = {}
         for name, port in zip(names, ports, strict=True):
             relays[name] = []
@@ -312,6 +388,7 @@ async def fleet_world(
                 at=at,
                 name=name,
                 port=port,
+                server=there,
                 lease=lease,
                 late=late,
                 unflushed=unflushed,
@@ -321,11 +398,8 @@ async def fleet_world(
             (at / f"{name}.toml").write_text(text + more)
             gateways[name] = OneGateway(at, name)
             stack.callback(gateways[name].kill)
-        world = FleetWorld(at, gateways, members, relays, disks, log, etcd)
-        server = WatchedServer(at, disks, log)
+        world = FleetWorld(at, gateways, members, relays, disks, log, etcd, server)
         server.has_lease = world.has_lease
-        nursery = await stack.enter_async_context(trio.open_nursery())
-        await nursery.start(server.run)
         with trio.fail_after(HANG_SECONDS):
             for name in names:
                 world.start(name)
