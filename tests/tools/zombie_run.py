@@ -7,7 +7,7 @@ Meanwhile its lease ends, another gateway becomes the home and writes; then the 
 reads. A write of its that comes after the first of the new home is counted, as the server sees it
 (`tests.tools.fleet_world`). With the fence there must be none: exit status 1 if there is one. With `--no-fence`
 nobody waits (late-write-seconds = 0), and they are printed: none would mean that the run proves nothing, so the
-exit status is 1 then. """
+exit status is 1 then."""
 
 from __future__ import annotations
 

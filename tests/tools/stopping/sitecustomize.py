@@ -1,6 +1,6 @@
 """Stops a gateway that has this folder in PYTHONPATH between its look whether it may send to a disk and its
 sending, once for each time that the file exists which NBD_STOP_AFTER_LOOK names. Python imports a module of
-this name before anything else. """
+this name before anything else."""
 
 import os
 import signal
