@@ -2,15 +2,21 @@
 there is none.
 
 A client that is led here by another gateway comes in as if its TLS were in another process: it is given one end
-of a socket pair, and its bytes are relayed between the other end and the connection to that gateway.
+of a socket pair, and its bytes are relayed between the other end and the connection to that gateway. One that
+was led to another gateway, and whose disk has its home here by now, has the other end itself.
+
+A home that is stopped says nothing, and its connections stay open. So whoever has waited for an answer for
+longer than half of a lease has etcd asked whether that is the home still.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -24,12 +30,14 @@ from gateway.upstream.configured import StartError
 
 if TYPE_CHECKING:
     from gateway.fleet.etcd import Etcd
+    from gateway.fleet.led import WayHome
     from gateway.fleet.member import FleetMember
+    from gateway.fleet.record import HomeRun
     from gateway.handover.given import DiskSite, Given
     from gateway.net.listen import Listener
-    from gateway.net.options import RelaySocket
-    from gateway.sessions.service import Service
+    from gateway.sessions.service import Relayed, Service
     from gateway.tls.credentials import ClientCredentials, ServerCredentials
+    from gateway.upstream.server import Server
     from gateway.uri import NbdUri
 
 HANDSHAKE_SECONDS = 10.0
@@ -99,7 +107,7 @@ async def fleet_of(config: Config, ends_with: str) -> AsyncIterator[FleetPart | 
 
 
 class FleetPart:
-    """What the gateway has of a fleet (a `FleetOffice`, and `gateway.handover.homes.Gateways`)."""
+    """What the gateway has of a fleet (a `FleetOffice`, and `gateway.sessions.led.Gateways`)."""
 
     def __init__(
         self,
@@ -126,6 +134,8 @@ class FleetPart:
         self._listeners: list[Listener]
         self._take: Callable[[Listener, trio.SocketStream, Given], None]
         self._led = 0
+        self._ways: WeakKeyDictionary[Server, WayHome] = WeakKeyDictionary()
+        """How each client is led to its home that came in here."""
 
     async def open(self) -> None:
         """Listen for the others, and become one of them. Raises `StartError`."""
@@ -165,6 +175,7 @@ class FleetPart:
         """Keep the lease, and take whom others lead here, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.member.run)
+            nursery.start_soon(self._leave_silent_homes)
 
             def take(stream: trio.SocketStream) -> None:
                 attempt = self._service.hub.attempt
@@ -184,6 +195,8 @@ class FleetPart:
 
         for running in list(self._service.running):
             location = running.opened.location
+            if location.server.recipe.at_home:
+                continue
             if self.member.disk_of(location.server.settings, location.name) == disk:
                 running.relaying.finish(why, 0, Cause.UPSTREAM_LOST)
 
@@ -193,43 +206,54 @@ class FleetPart:
         locations = [each.opened.location for each in service.running]
         locations += [each.location for each in service.opening]
         return any(
-            self.member.disk_of(each.server.settings, each.name) == disk for each in locations
+            self.member.disk_of(each.server.settings, each.name) == disk
+            for each in locations
+            if not each.server.recipe.at_home
         )
 
     # --- Clients that go
 
-    async def takes(self, client: Given) -> tuple[RelaySocket, bytes] | None:
+    async def leads(self, client: Given, server: Server) -> Server | None:
         """See `Gateways`."""
-        from gateway.fleet.door import NotTaken, lead
-        from gateway.fleet.member import AGAIN_SECONDS
-        from gateway.protocol.errors import Refusal
-        from gateway.uri import UriError, parse_nbd_uri
-        from gateway.wire.constants import Rep
+        from gateway.fleet.led import WayHome
 
         assert client.site is not None
-        why = ""
-        with trio.move_on_after(self.member.most_seconds(client.site)):
-            while True:
-                home = await self.member.home_of(client.site, take=False)
-                if home is None:
-                    return None
-                try:
-                    address = parse_nbd_uri(home.address)
-                    quiet = self.settings.lease_seconds
-                    led = await lead(address, self._client(address), client, quiet)
-                except NotTaken as error:
-                    why = f"its home is {home.gateway}: {error}"
-                    if not error.again:
-                        raise Refusal(Rep.ERR_SHUTDOWN, why) from None
-                except UriError as error:
-                    why = f"its home is {home.gateway}, and says that it is at {error}"
-                else:
-                    self._log.info(
-                        "client led to its home", session=client.session_id, gateway=home.gateway
-                    )
-                    return led
-                await trio.sleep(AGAIN_SECONDS)
-        raise Refusal(Rep.ERR_SHUTDOWN, why or "the disk has no home in the fleet now")
+        way = WayHome(self.member, client, client.site, self._client, self._taken_here, self._log)
+        if not await way.find():
+            return None
+        home = way.server(server)
+        self._ways[home] = way
+        return home
+
+    def _taken_here(self, given: Given) -> trio.SocketStream:
+        """Take a client that came in here, and was led elsewhere until now; give what leads to it. It has
+        another id, for it is here twice. Raises `OSError`.
+        """
+        from gateway.log.ids import new_id
+
+        return self._taken(replace(given, session_id=new_id()))
+
+    async def _leave_silent_homes(self) -> None:
+        """See the module's docstring."""
+        from gateway.fleet.member import NotKnown
+
+        waited: dict[Relayed, frozenset[int]] = {}
+        while True:
+            await trio.sleep(self.settings.lease_seconds / 2)
+            led = [
+                each for each in self._service.running if each.opened.location.server in self._ways
+            ]
+            waits = {each: frozenset(each.traffic.in_flight) for each in led}
+            silent = [each for each in led if waits[each] & waited.get(each, frozenset())]
+            waited = waits
+            holders: dict[DiskSite, HomeRun | None] = {}
+            for running in silent:
+                server = running.opened.location.server
+                way = self._ways[server]
+                with suppress(NotKnown):
+                    if way.site not in holders:
+                        holders[way.site] = await self.member.holder_of(way.site)
+                    way.leave(holders[way.site], server)
 
     # --- Clients that come
 
@@ -237,7 +261,7 @@ class FleetPart:
         """Take a client that another gateway leads here. Never raises for anything that a peer does."""
         from gateway.fleet.door import answer, received
         from gateway.handover.message import NotUnderstood
-        from gateway.handover.relay import relay, stream_pair
+        from gateway.handover.relay import relay
         from gateway.net.drive import take_socket
         from gateway.net.options import tune
         from gateway.net.secure import TlsError
@@ -256,9 +280,7 @@ class FleetPart:
                 await answer(stream, said, why)
                 if said != "taken":
                     return
-                ours, theirs = stream_pair()
-                inside = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
-                self._take(self._listener_for(given), inside, given)
+                ours, _nothing = take_socket(self._taken(given))
                 sock, early = take_socket(stream)
                 try:
                     await relay(sock, ours, early)
@@ -271,6 +293,16 @@ class FleetPart:
                 self._log.warning("nobody of the fleet", why=str(error) or "it says nothing")
             finally:
                 self._led -= 1
+
+    def _taken(self, given: Given) -> trio.SocketStream:
+        """Take a client, and give what leads to it. Raises `OSError`."""
+        from gateway.handover.relay import stream_pair
+
+        ours, inside = (
+            trio.SocketStream(trio.socket.from_stdlib_socket(each)) for each in stream_pair()
+        )
+        self._take(self._listener_for(given), inside, given)
+        return ours
 
     async def _home_here(self, site: DiskSite | None) -> tuple[str, str]:
         """Say whether a disk is served here now, and if not, why."""

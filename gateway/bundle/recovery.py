@@ -152,8 +152,8 @@ def _look_over(work: Work, nth: int) -> Steps:
     still = losses.to_look_for(trail)  # others may have written meanwhile
     differ.intersection_update(still)
     multi_conn = work.export.flags & TransmissionFlag.CAN_MULTI_CONN
-    strict = work.survival.sole_writer or not multi_conn
-    if is_another(still, differ, strict=bool(strict)):
+    alone = work.survival.sole_writer or not multi_conn
+    if is_another(still, differ, strict=work.survival.through_us and bool(alone)):
         first = next(witness for witness in still if witness in differ)
         where = f"{first.end - first.start} bytes at offset {first.start}"
         raise AnotherDisk(

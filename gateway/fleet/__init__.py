@@ -2,6 +2,7 @@
 
 member.py   a gateway as one of a fleet: its lease, its disks, and where the homes of others are
 door.py     how a client goes from the gateway where it came in to the home of its disk
+led.py      a client's way to the home of its disk, wherever that is
 guarded.py  a link's socket that looks before each batch whether it still may
 keys.py     the names of keys in etcd, and what they say; pure
 lease.py    how long a gateway may rely on its lease; pure

@@ -1,15 +1,13 @@
 """How a client goes from the gateway where it came in to the home of its disk.
 
-The one connects to the other's `address`, over TLS with certificates of both sides, and says
-
-    a PROXY header of version 2   the client's address, and in a vector of ours all that is known of it: who it
-                                  is, what it has negotiated, which disk it asks for (`gateway.handover.given`)
-    what it has sent              the option that is not answered yet, and what came behind it
+The one connects to the other's `address`, over TLS with certificates of both sides, and says by a PROXY header
+of version 2 whom it connects for: the client's address, and in a vector of ours all that is known of it: who it
+is, and which disk it asks for (`gateway.handover.given`).
 
 The home answers with one line of JSON: it has the client ("taken"), or another gateway is the home
-("elsewhere", and it is asked anew where), or the client is refused ("refused", and why). After "taken" the
-bytes are the client's and the home's, and are relayed as they are. The connection ends with the client's, and
-the client's with it: when the home dies, the client's connection is closed, so that it knows.
+("elsewhere", and it is asked anew where), or the client is refused ("refused", and why). After "taken" it
+greets, as any NBD server does, and the gateway that has led the client there is its NBD client
+(`gateway.sessions.led`).
 
 Who comes to an `address` has a certificate of the fleet's own CA, and is believed about who its clients are.
 """
@@ -25,8 +23,7 @@ import trio
 from gateway.handover.given import Given
 from gateway.handover.message import ChannelMessage, NotUnderstood, decode, encode
 from gateway.net.dial import DialError, dial
-from gateway.net.drive import take_socket
-from gateway.net.options import RelaySocket, tune
+from gateway.net.options import tune
 from gateway.net.secure import TlsError, TlsStream
 from gateway.tls.credentials import ClientCredentials, ServerCredentials
 from gateway.uri import NbdUri
@@ -56,10 +53,9 @@ class NotTaken(Exception):
 
 async def lead(
     address: NbdUri, credentials: ClientCredentials, given: Given, quiet_seconds: float
-) -> tuple[RelaySocket, bytes]:
-    """Lead a client to the gateway at an address; give what leads there from now on, and what has come for the
-    client right behind the answer. `quiet_seconds`: after so long without a sign the other side is given up.
-    Raises `NotTaken`.
+) -> TlsStream:
+    """Lead a client to the gateway at an address; give the stream on which that speaks NBD from now on.
+    `quiet_seconds`: after so long without a sign the other side is given up. Raises `NotTaken`.
     """
     said = encode(ChannelMessage("client", {"client": given.as_said()}))
     try:
@@ -72,7 +68,7 @@ async def lead(
     except (DialError, trio.TooSlowError) as error:
         why = str(error) or f"{address} does not answer within {DIAL_SECONDS:g} s"
         raise NotTaken(why, again=True) from None
-    stream: TlsStream | None = None
+    taken = False
     try:
         seconds = max(1, int(quiet_seconds))
         tune(
@@ -82,11 +78,12 @@ async def lead(
         )
         with trio.fail_after(DIAL_SECONDS):
             stream, _admitted = await TlsStream.connect(plain, credentials.session())
-            await stream.send_all(header + given.unread)
+            await stream.send_all(header)
         answer = await _line(stream)
         match answer.get("said"):
             case "taken":
-                return take_socket(stream)
+                taken = True
+                return stream
             case "elsewhere":
                 raise NotTaken(str(answer.get("why")), again=True)
         raise NotTaken(str(answer.get("why")), again=False)
@@ -94,7 +91,7 @@ async def lead(
         why = f"{address}: {error.__cause__ or error or 'it does not answer'}"
         raise NotTaken(why, again=True) from None
     finally:
-        if plain.socket.fileno() >= 0:  # nobody has taken it
+        if not taken:
             await trio.aclose_forcefully(plain)
 
 

@@ -77,6 +77,10 @@ class NotJoined(Exception):
     """The gateway cannot become one of the fleet; the text says why."""
 
 
+class NotKnown(Exception):
+    """What etcd has cannot be found out now; the text says why."""
+
+
 class FleetOffice(Protocol):
     """The gateway of which this is the part that knows the fleet."""
 
@@ -335,6 +339,18 @@ class FleetMember:
                 if not self._may(home, home.tenure):
                     await trio.sleep(AGAIN_SECONDS)
         raise Refusal(Rep.ERR_SHUTDOWN, f"the disk has no home in the fleet now: {why}")
+
+    async def holder_of(self, site: DiskSite) -> HomeRun | None:
+        """Give which gateway is the home of a disk, as etcd has it; None: there is none. Raises `NotKnown`."""
+        disk = self.disk_at(site)
+        if disk is None:
+            return None
+        try:
+            async with self._asking:
+                key = await self._etcd.get(self._keys.home(disk))
+            return run_said(key.value)[0] if key.revision else None
+        except (EtcdUnavailable, EtcdRefused, NotSaid) as error:
+            raise NotKnown(str(error)) from None
 
     async def _found(self, disk: str, home: _Home, late: float, *, take: bool) -> HomeRun | None:
         async with home.turn:

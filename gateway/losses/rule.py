@@ -37,6 +37,9 @@ made of.)
 - *A link dies* (`died`). What it leaves uncovered is FLUSHed over a link that was up before, if that covers
   it. If there is no such link, or its FLUSH does not answer 0, it is lost. Where something can be done about
   that (`doubt`: it can be read back, or written again) the trail keeps it meanwhile.
+  Where others write to the disk whose writes are not noted here (`unseen`: clients of other gateways, which
+  have the same home), something of theirs may be lost that nobody here knows of. If a FLUSH over the link spoke
+  for it, every session relied on it, and is told.
 - *One of several dies* (`shaken`). The others of its bundle may still lead to the same server, or hang. What
   was acknowledged before is in question until a FLUSH over them has covered it.
 - *A link is left* (`left`). The gateway has closed it, after a FLUSH, so that its trail is empty; but not
@@ -99,6 +102,8 @@ __all__ = [
 
 MOST_LEFT = 64
 """Links of one disk that were closed unproved, and are told apart. More are taken for one."""
+
+UNSEEN = "the connection was lost, and what was written by way of other gateways may be gone"
 
 DONE_BEFORE = "a FLUSH has failed while it was written, and the server may have done it before"
 
@@ -201,6 +206,9 @@ class Losses(Proofs):
             trail.tried = False
             if self._speaks(trail):
                 self._suspect_those_left()
+                if trail.unseen and trail.unflushed.records:
+                    era = self._era_of_now(asked=self.order.now)
+                    self._lose({trail: [era]}, UNSEEN, known=True)
             self._look()
 
     def shaken(self, trail: Trail) -> None:

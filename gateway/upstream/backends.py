@@ -24,12 +24,13 @@ import trio
 
 from gateway.net.command import Command
 from gateway.net.dial import Dialler
+from gateway.net.drive import Stream
 from gateway.net.processes import Processes
 from gateway.peer import UNKNOWN, Peer
 from gateway.upstream.slots import Slots
 from gateway.uri import Address, NbdUri, Target, address_of
 
-Connect = Callable[[], Awaitable[trio.SocketStream]]
+Connect = Callable[[], Awaitable[Stream]]
 """Gives a stream to a server, or raises `DialError`."""
 
 Where = Target | tuple[str, ...] | tuple[NbdUri, ...]

@@ -35,10 +35,15 @@ class Recipe:
     backend: Backend
     uri: NbdUri | None = None
     """Where an export was switched to; None: it is the upstream of the configuration."""
+    at_home: bool = False
+    """It is the gateway of a fleet that is the home of a disk, and sees to all that the upstream needs
+    (`gateway.sessions.led`)."""
 
     @property
     def name(self) -> str:
         """What the server is called."""
+        if self.at_home:
+            return f"{self.upstream}@home"
         return self.upstream if self.uri is None else str(self.uri)
 
     @property

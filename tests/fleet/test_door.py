@@ -14,17 +14,14 @@ from gateway.handover.given import DiskSite, Given
 from gateway.handover.message import NotUnderstood
 from gateway.identity import Identity
 from gateway.net.secure import TlsError, TlsStream
-from gateway.protocol.server_role import Unfinished
 from gateway.tls.credentials import client_credentials, server_credentials
 from gateway.uri import NbdUri, parse_nbd_uri
 from gateway.wire.errors import WireError
 from gateway.wire.proxy import ProxySource, decode_header, encode_header
 from tests.fleet.running import write_pki
 
-UNREAD = b"an option that is not answered"
 SITE = DiskSite(frozenset({("tcp", "10.0.0.5", "10809")}), "d")
-TALK = Unfinished(3, True, False, False, 1, 0, UNREAD)
-GIVEN = Given(0, "abc-1", ("TCP", "h", 1), Identity.at("192.0.2.1", 7), SITE, 0.5, TALK)
+GIVEN = Given(0, "abc-1", ("TCP", "h", 1), Identity.at("192.0.2.1", 7), SITE, 0.0, None)
 
 Serve = Callable[[TlsStream, Given], Awaitable[None]]
 
@@ -56,32 +53,36 @@ async def door(pki: Path, serve: Serve, failed: list[Exception]) -> AsyncIterato
 
 
 async def led(pki: Path, serve: Serve, given: Given = GIVEN) -> tuple[bytes, list[Exception]]:
-    """Lead a client; give what came for it with the answer."""
+    """Lead a client; give what was said after the answer."""
     failed: list[Exception] = []
     async with door(pki, serve, failed) as uri:
-        sock, said = await lead(uri, client_credentials(pki, hostname="127.0.0.1"), given, 10)
-        sock.close()
+        stream = await lead(uri, client_credentials(pki, hostname="127.0.0.1"), given, 10)
+        said = b""
+        while more := await stream.receive_some():
+            said += more
+        await stream.aclose()
     return said, failed
 
 
 async def test_what_is_known_of_a_client_comes_with_it(pki: Path) -> None:
-    came: list[tuple[Given, bytes]] = []
+    came: list[Given] = []
 
     async def serve(stream: TlsStream, given: Given) -> None:
-        came.append((given, await stream.receive_some()))
+        came.append(given)
         await answer(stream, "taken")
+        await stream.aclose()
 
     assert (await led(pki, serve))[0] == b""
-    [(given, sent)] = came
-    assert sent == UNREAD
+    [given] = came
     assert (given.identity, given.site, given.session_id) == (GIVEN.identity, SITE, "abc-1")
 
 
-async def test_what_the_home_says_with_its_answer_is_the_clients(pki: Path) -> None:
+async def test_what_the_home_says_with_its_answer_is_its_greeting(pki: Path) -> None:
     async def serve(stream: TlsStream, _given: Given) -> None:
-        await stream.send_all(b'{"said": "taken", "why": ""}\nan answer')
+        await stream.send_all(b'{"said": "taken", "why": ""}\na greeting')
+        await stream.aclose()
 
-    assert (await led(pki, serve))[0] == b"an answer"
+    assert (await led(pki, serve))[0] == b"a greeting"
 
 
 @pytest.mark.parametrize(
