@@ -28,6 +28,7 @@ from weakref import WeakSet
 import trio
 
 from gateway.config import Config, Fleet, Upstream
+from gateway.config.fleet import FENCE_SECONDS, PATIENCE_SECONDS
 from gateway.fleet.etcd import Etcd, EtcdKey, EtcdPut, EtcdRefused, EtcdUnavailable
 from gateway.fleet.guarded import GuardedSocket
 from gateway.fleet.keys import FleetKeys, NotSaid, best_of, disk_of, run_said, said_of_run
@@ -52,9 +53,6 @@ LOOK_SECONDS = 0.05
 """So long passes at least until the lease is looked at again, or this were a loop. Links look for themselves
 before they send; only what lies in their buffers waits for this, and the margin is far longer."""
 
-FENCE_SECONDS = 60.0
-"""How long a fence may take: a hypervisor, or a switch, has to be reached for it."""
-
 FENCE_AGAIN_SECONDS = 5.0
 """A fence that has failed is run again after so long."""
 
@@ -62,10 +60,6 @@ AT_ONCE = 4
 """So many disks are asked about at etcd at once, and others wait. When half of a large fleet is lost, its
 clients come to the other half within a second. What they ask must not keep etcd from renewing leases, or those
 would be lost, too (docs/scale.md has what a simulation says of other numbers)."""
-
-PATIENCE_SECONDS = 30.0
-"""How much longer than what has to be waited for a client's request for an export may take: for etcd, for
-another gateway, and for sessions of the time before to end."""
 
 
 def boottime() -> float:
@@ -301,13 +295,8 @@ class FleetMember:
         return address in self._table
 
     def most_seconds(self, site: DiskSite) -> float:
-        """Give how long a client that asks for a disk waits at most for its home to serve: for a lease to end,
-        and for what may be on its way; or for a fence.
-        """
-        late = max(self._late[each] for each in site.where)
-        if self.settings.fence is not None:
-            late = FENCE_SECONDS
-        return late + 2 * self.settings.lease_seconds + PATIENCE_SECONDS
+        """Give how long a client that asks for a disk waits at most for its home to serve."""
+        return self.settings.longest_wait(max(self._late[each] for each in site.where))
 
     async def home_of(self, site: DiskSite, *, take: bool) -> HomeRun | None:
         """Give the gateway that is the home of a disk; None: it is here, and serves now. Where there is none,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
@@ -11,9 +11,19 @@ import pytest
 import trio
 
 from gateway.embedded import Server
+from gateway.embedded.disk import MemoryDisk
+from gateway.embedded.personality import PLAIN
 from gateway.wire.constants import Cmd, CmdFlag, Errno, Info
+from gateway.wire.handshake import BlockSizes
 from tests.embedded.peers import Client
-from tests.fleet.running import LIVES_SECONDS, LOOK_AGAIN_SECONDS, OneGateway, RunningFleet, fleet, until
+from tests.fleet.running import (
+    LIVES_SECONDS,
+    LOOK_AGAIN_SECONDS,
+    OneGateway,
+    RunningFleet,
+    fleet,
+    until,
+)
 from tests.workers.running import server_at
 
 pytestmark = pytest.mark.real
@@ -24,9 +34,11 @@ FLUSH_EVERY = 8
 A, B = b"a" * BLOCK, b"b" * BLOCK
 
 
-def blank() -> Server:
-    from gateway.embedded.disk import MemoryDisk
+SIZES = BlockSizes(4096, 4096, 1 << 20)
+LARGE_BLOCKS = replace(PLAIN, block_sizes=SIZES)
 
+
+def blank() -> Server:
     return Server({"d": MemoryDisk(BLOCKS * BLOCK)})
 
 
@@ -167,3 +179,16 @@ policies = [{ use = "window", offset = 4096, size = 8192 }, { use = "limit", con
 
 async def test_blocks_are_put_together_at_the_home_alone(tmp_path: Path) -> None:
     """Two gateways that each read a block, change their part and write it back would undo each other's work."""
+    server = Server({"d": MemoryDisk(BLOCKS * BLOCK)}, LARGE_BLOCKS)
+    async with (
+        server_at(tmp_path / "u.sock", server),
+        fleet(tmp_path, names="ab", lease=LIVES_SECONDS) as all_,
+    ):
+        home, entry = await home_and_entry(all_)
+        client = await entry.connected()
+        answered = await client.go("d")
+        assert answered.block_sizes == SIZES
+        assert await client.error(Cmd.WRITE, 3, data=b"abc") == 0
+        assert await client.read(2, 5) == b"\0abc\0"
+        [at_home] = await home.sessions()
+        assert at_home["requests"] == {"WRITE": 1, "READ": 1}
