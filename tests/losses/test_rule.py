@@ -510,6 +510,36 @@ def test_a_link_that_dies_is_one_loss_whenever_it_was_written_to(disk: Disk) -> 
     assert len(disk.said) == 1
 
 
+@pytest.mark.parametrize("doubt", [True, False])
+def test_what_others_wrote_unseen_is_lost_with_a_link_that_spoke_for_it(
+    disk: Disk, doubt: bool
+) -> None:
+    one, other = disk.session(), disk.session()
+    one.trail.unseen = True
+    one.die(doubt=doubt)
+    assert [other.flush(), other.flush()] == [Errno.EIO, 0]
+    disk.losses.came_up(one.trail)
+    assert [one.flush(), one.flush()] == [Errno.EIO, 0]
+    assert not one.is_lost(HERE)  # nobody knows where
+
+
+def test_what_others_wrote_unseen_nobody_relies_on_where_a_flush_speaks_for_its_own(
+    disk: Disk,
+) -> None:
+    one, other = disk.session(own=True), disk.session(own=True)
+    one.trail.unseen = True
+    one.die()
+    disk.losses.came_up(one.trail)
+    assert one.flush() == other.flush() == 0
+
+
+def test_what_others_wrote_unseen_is_there_if_the_server_is_believed(disk: Disk) -> None:
+    one, other = disk.session(), disk.session()
+    one.trail.unseen = one.trail.believed = True
+    one.die()
+    assert other.flush() == 0
+
+
 # --- In doubt
 
 
