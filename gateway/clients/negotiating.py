@@ -110,6 +110,8 @@ class NegotiatingClient:
         """Who the client is; more of it is known after TLS."""
         self.log = log
         self._core = _core_of(listen, given)
+        self._led = given is not None and given.negotiation is None and not self._oldstyle
+        """Another gateway has led it here, and ends it in time."""
         self._core.shutting_down = service.draining
         self._talk: Conversation[Event] = Conversation(stream, self._core)
         self._told: ExportAsked | None = None  # the INFO that was answered just before
@@ -335,7 +337,7 @@ class NegotiatingClient:
         log = self.log.bind(export=opened.grant.name)
         asked = await transmit(
             *(self._service, opened, self.stream, received, log, self.identity),
-            lifetime_seconds=self.listen.lifetime_seconds,
+            lifetime_seconds=0 if self._led else self.listen.lifetime_seconds,
         )
         self.asked = self.asked or asked
 

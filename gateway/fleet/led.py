@@ -19,7 +19,7 @@ from gateway.fleet.door import NotTaken, lead
 from gateway.fleet.member import AGAIN_SECONDS
 from gateway.net.dial import DialError
 from gateway.protocol.errors import Refusal
-from gateway.sessions.led import led_settings
+from gateway.sessions.led import disks_at_home, led_settings
 from gateway.upstream.backends import Backend
 from gateway.upstream.recipe import Recipe
 from gateway.upstream.server import Server
@@ -69,7 +69,7 @@ class WayHome:
         most = self._member.most_seconds(self.site) + LAST_SECONDS
         settings = led_settings(server.settings, most, self._member.settings.lease_seconds)
         backend = Backend(
-            server.recipe.backend.target, (self.connect,), disks=("home", server.disks)
+            server.recipe.backend.target, (self.connect,), disks=disks_at_home(server)
         )
         return Server(Recipe(server.recipe.upstream, settings, backend, at_home=True))
 

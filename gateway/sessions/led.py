@@ -36,13 +36,16 @@ elsewhere, their links come here too, by a socket pair: they stay two sessions u
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gateway.access.rules import Grant
 from gateway.config import PER_CLIENT, Upstream
-from gateway.handover.given import Given
 from gateway.upstream.server import Server
+
+if TYPE_CHECKING:
+    from gateway.handover.given import Given  # costs nothing where there is one gateway
 
 
 class Gateways(Protocol):
@@ -68,6 +71,13 @@ def led_grant(grant: Grant) -> Grant:
         uses=(),
     )
     return replace(grant, route=route, chain=(), would=())
+
+
+def disks_at_home(server: Server) -> Hashable:
+    """Give whose disks those of a server are as their homes show them. What is remembered of them is of the way
+    there.
+    """
+    return "home", server.disks
 
 
 def led_settings(settings: Upstream, most_seconds: float, quiet_seconds: int) -> Upstream:

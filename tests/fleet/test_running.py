@@ -42,6 +42,7 @@ async def written(gateway: OneGateway, data: bytes) -> bytes:
     while True:
         with suppress(EOFError, trio.BrokenResourceError):
             client = await gateway.session_again()
+            await client.error(Cmd.FLUSH)  # what may be lost it hears first, and reads then
             before = await client.read(0, 512)
             if await client.error(Cmd.WRITE, data=data) == 0:
                 return before
