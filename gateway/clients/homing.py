@@ -115,7 +115,7 @@ async def find_home(
     given = Given(0, session_id, door_of(listen.uri), identity, site, 0.0, None)
     home = await gateways.leads(given, location.server)
     if home is not None:
-        inquiry.lead(grant, home)
+        inquiry.led = {grant.name: home}
 
 
 def _given(

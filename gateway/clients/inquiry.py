@@ -103,13 +103,9 @@ class Inquiry:
         self.selected: tuple[str, tuple[str, ...]] | None = None
         """The name and the queries of the last SET_META_CONTEXT."""
         self._kept: _OpenForInfo | None = None
-        self._led: dict[str, Server] = {}
+        self.led: dict[str, Server] = {}
         """The export (our name) that was asked for last, if the home of its disk is another gateway, which is
         its upstream. The home may move, and whoever connects finds it again."""
-
-    def lead(self, grant: Grant, home: Server) -> None:
-        """Have another gateway be the upstream of an export."""
-        self._led = {grant.name: home}
 
     # --- The questions
 
@@ -172,7 +168,7 @@ class Inquiry:
                 there = kept.opened
                 # A use of a ticket has to begin on the disk first, and much may come between.
                 same = asked is not None and replace(kept.asked, go=True) == asked
-                same = same and not _is_for_once(grant)
+                same = same and not grant.for_once
                 known = there.access is service.access and there.grant.is_as(grant)
                 known = known and there.location == self.location(grant) and there.stands
                 if same and known and there.asked == self.terms(name, grant):
@@ -189,7 +185,7 @@ class Inquiry:
             # its connections; or a reload, of which what it leaves as it was is not asked for anew.
             try:
                 now = grant
-                if _is_for_once(grant):
+                if grant.for_once:
                     await self._patiently(partial(self._begin_use, grant))
                 if opened.access is not service.access or grant.route.ticket is not None:
                     now = self.grant(name, without_tls=without_tls)
@@ -272,7 +268,7 @@ class Inquiry:
         if refusal is not None:
             raise refusal
         assert isinstance(found, Grant)
-        return led_grant(found) if found.name in self._led else found
+        return led_grant(found) if found.name in self.led else found
 
     def _log_denial(self, refused: NotGranted) -> None:
         route = None if refused.name is None else self._service.config.route(refused.name)
@@ -414,15 +410,11 @@ class Inquiry:
 
     def location(self, grant: Grant) -> Location:
         """Give where an export is. Raises `Refusal`: a reload took it away since the rules were asked."""
-        if grant.name in self._led:
-            return Location(self._led[grant.name], grant.name)
+        if grant.name in self.led:
+            return Location(self.led[grant.name], grant.name)
         location = self._service.location(grant.name, grant.route)
         if location is None:
             upstream = shown(grant.route.upstream)
             text = f"upstream {upstream} is not in the configuration any more"
             raise Refusal(Rep.ERR_SHUTDOWN, text)
         return location
-
-
-def _is_for_once(grant: Grant) -> bool:
-    return grant.route.ticket is not None and grant.route.ticket.once
