@@ -54,7 +54,9 @@ made of.)
   loss comes out later that it has told of so, FLUSHes that were read before it fail all the same.) Until then
   its READs of what is lost get EIO, never old data.
 - *Loss or not* (`is_loss`). A FLUSH that fails says that something was lost, and the server does not say so
-  twice; unless its error says that the FLUSH was not tried.
+  twice; unless its error says that the FLUSH was not tried. Where others write unseen, the other side is a
+  gateway, which goes by this rule itself: it tells each session, so what it says over one link is for that
+  link's session alone.
 - *Done before* (`is_done_before`). What is under way when a FLUSH fails may be done already, and lost with the
   rest. When it is acknowledged, over whatever link, it counts as lost.
 - *Forgetting* (`forget`). The operator may know better what is on the disk than whoever opens it next would
@@ -330,22 +332,23 @@ class Losses(Proofs):
 
     def flush_failed(self, trail: Trail, error: int, text: str = "") -> None:
         """A FLUSH over a link has failed. If it says that something is lost, that may be whatever was
-        answered before, over any link for which it speaks.
+        answered before, over any link for which it speaks; unless others are told by whoever has said it.
         """
         self.order.tick()
         if is_loss(error):
             self.last_news = self.order.tick()
-            if self._speaks(trail):
+            if self._speaks(trail) and not trail.unseen:
                 self._failed_at = self.last_news
                 spoken_for = [each for each in self._holders() if self._speaks(each)]
             else:
                 trail.failed_at = self.last_news
                 spoken_for = [trail]
             lost = {each: each.unflushed.take() for each in spoken_for}
-            if not trail.unflushed.records:  # nobody knows what was written, or whether it was
+            # Nobody knows what was written, or whether it was.
+            if not trail.unflushed.records or (trail.unseen and not lost[trail]):
                 lost[trail] = [self._era_of_now(asked=self.order.now)]
             why = f"a FLUSH of the server has failed: {text or text_of_error(error)}"
-            self._lose(lost, why, said=True)
+            self._lose(lost, why, said=True, alone=trail.unseen)
             if not any(lost.values()):
                 self._count_loss(trail)
         self._look()
@@ -369,7 +372,8 @@ class Losses(Proofs):
 
     def is_done_before(self, trail: Trail, asked: int) -> bool:
         """Say whether what was `asked` then, and is acknowledged now, was under way when a FLUSH failed."""
-        return asked < (self._failed_at if self._speaks(trail) else trail.failed_at)
+        spoken = self._speaks(trail) and not trail.unseen
+        return asked < (self._failed_at if spoken else trail.failed_at)
 
     def done_before(self, trail: Trail, ranges: Iterable[Range]) -> None:
         """Something of that kind is acknowledged. The server may have done it before the FLUSH, and lost it

@@ -533,6 +533,23 @@ def test_what_others_wrote_unseen_nobody_relies_on_where_a_flush_speaks_for_its_
     assert one.flush() == other.flush() == 0
 
 
+@pytest.mark.parametrize("written", [True, False])
+def test_what_others_wrote_unseen_each_is_told_of_by_the_other_side(
+    disk: Disk, written: bool
+) -> None:
+    """It is a gateway, and goes by this rule. A FLUSH of our own that it fails tells its session alone."""
+    one, other = disk.session(), disk.session()
+    one.trail.unseen = other.trail.unseen = True
+    for session in (one, other):
+        if written:
+            session.write(HERE)
+    disk.losses.flush_failed(one.trail, Errno.EIO)
+    assert one.is_lost(HERE) is written
+    assert not other.is_lost(HERE)
+    assert [one.flush(), one.flush()] == [Errno.EIO, 0]
+    assert [other.flush(error=Errno.EIO), one.flush(), other.flush()] == [Errno.EIO, 0, 0]
+
+
 def test_what_others_wrote_unseen_is_there_if_the_server_is_believed(disk: Disk) -> None:
     one, other = disk.session(), disk.session()
     one.trail.unseen = one.trail.believed = True
