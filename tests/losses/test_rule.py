@@ -539,8 +539,9 @@ def test_what_others_wrote_unseen_each_is_told_of_by_the_other_side(
 ) -> None:
     """It is a gateway, and goes by this rule. A FLUSH of our own that it fails tells its session alone."""
     one, other = disk.session(), disk.session()
-    one.trail.unseen = other.trail.unseen = True
     for session in (one, other):
+        session.trail.unseen = True
+        session.debt.trail = session.trail
         if written:
             session.write(HERE)
     disk.losses.flush_failed(one.trail, Errno.EIO)
