@@ -35,8 +35,7 @@ from random import Random
 
 import trio
 
-from gateway.fleet.held import PATIENCE_SECONDS
-from gateway.fleet.taking import FENCE_SECONDS
+from gateway.config.fleet import FENCE_SECONDS, PATIENCE_SECONDS
 from tests.tools.fleet_world import LOOK_AGAIN_SECONDS, FleetWorld, fleet_world, goes_on
 from tests.tools.history import Op
 from tests.tools.kill_run import MOST_PROBLEMS, Load, Plan, Report
