@@ -2,8 +2,8 @@
 it was asked.
 
 The end of a connection says nothing of that: a server may be at a WRITE long after. Only the end of the process
-does. Whoever connects finds out what can be known of it (`gateway.net.processes`); whoever has to wait for
-writes that may come late asks.
+does; or its own word, where it is a home of a fleet (`gateway.fleet.led`). Whoever connects finds out what can
+be known of it (`gateway.net.processes`); whoever has to wait for writes that may come late asks.
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ class Peer(Protocol):
         """
         ...
 
+    def kept(self) -> bool:
+        """Say whether it has said that all is durable that it had acknowledged over the connection, which has
+        ended. Once true, always true.
+        """
+        ...
+
     def serves(self, sock: Connection) -> None:
         """A link to it has been made. Who has ended while that is open is not the one that serves it."""
         ...
@@ -42,6 +48,9 @@ class _Unknown:
     provable = False
 
     def gone(self) -> bool:
+        return False
+
+    def kept(self) -> bool:
         return False
 
     def serves(self, sock: Connection) -> None:

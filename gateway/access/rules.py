@@ -46,6 +46,11 @@ class Grant:
     tried: tuple[tuple[str, str], ...] = ()
     """The rules before it, and why they do not mean this client and export."""
 
+    @property
+    def for_once(self) -> bool:
+        """It is for one use."""
+        return self.route.ticket is not None and self.route.ticket.once
+
     def is_as(self, other: Grant) -> bool:
         """Say whether another grants the same; what has been counted does not matter."""
         same = (self.name, self.route, self.rule) == (other.name, other.route, other.rule)

@@ -2,12 +2,13 @@
 there is none.
 
 A client that is led here by another gateway comes in as if its TLS were in another process: it is given one end
-of a socket pair, and its bytes are relayed between the other end and the connection to that gateway.
+of a socket pair, and its bytes are relayed between the other end and the connection to that gateway. One that
+was led to another gateway, and whose disk has its home here by now, has the other end itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,18 +25,13 @@ from gateway.upstream.configured import StartError
 
 if TYPE_CHECKING:
     from gateway.fleet.etcd import Etcd
-    from gateway.fleet.home import DiskHome
     from gateway.fleet.member import FleetMember
-    from gateway.fleet.record import LostOf
     from gateway.fleet.tickets import EtcdTickets
     from gateway.handover.given import DiskSite, Given
     from gateway.net.listen import Listener
-    from gateway.net.options import RelaySocket
-    from gateway.sessions.opened import Location
-    from gateway.sessions.service import Relayed, Service
+    from gateway.sessions.service import Service
     from gateway.tickets.book import Book
     from gateway.tls.credentials import ClientCredentials, ServerCredentials
-    from gateway.upstream.server import Server
     from gateway.uri import NbdUri
 
 HANDSHAKE_SECONDS = 10.0
@@ -105,7 +101,7 @@ async def fleet_of(config: Config, ends_with: str) -> AsyncIterator[FleetPart | 
 
 
 class FleetPart:
-    """What the gateway has of a fleet (a `FleetOffice`, and `gateway.handover.homes.Gateways`)."""
+    """What the gateway has of a fleet."""
 
     def __init__(
         self,
@@ -114,7 +110,9 @@ class FleetPart:
         server: ServerCredentials,
         client: Callable[[NbdUri], ClientCredentials],
     ) -> None:
+        from gateway.fleet.led import Ways
         from gateway.fleet.member import FleetMember
+        from gateway.fleet.served import ServedHere
         from gateway.log import logger
         from gateway.workers.homes import counted_by, table_of
 
@@ -127,8 +125,10 @@ class FleetPart:
             table = table_of(config, counted=counted_by(config))
         except PolicyError as error:
             raise StartError(f"policies: {error}") from None
-        self.member: FleetMember = FleetMember(config, table, etcd, self, self._log)
-        self._server, self._client = server, client
+        self._served = ServedHere(self._is_led)
+        self.member: FleetMember = FleetMember(config, table, etcd, self._served, self._log)
+        self._server = server
+        self._ways = Ways(self.member, client, self._taken, self._served.has_kept, self._log)
         self._doors: list[trio.SocketListener] = []
         self._service: Service
         self._listeners: list[Listener]
@@ -182,7 +182,8 @@ class FleetPart:
     ) -> None:
         """Serve disks as one of the fleet from now on."""
         self._service, self._listeners, self._take = service, listeners, take
-        service.gateways = self
+        service.gateways = self._ways
+        self._served.begin(service, self.member)
         for server in service.servers.values():
             server.guard = partial(self.member.guard, server.settings)
 
@@ -192,6 +193,7 @@ class FleetPart:
             nursery.start_soon(self.member.run)
             if self._tickets is not None:
                 nursery.start_soon(self._tickets.run)
+            nursery.start_soon(self._ways.leave_silent, self._service)
 
             def take(stream: trio.SocketStream) -> None:
                 attempt = self._service.hub.attempt
@@ -209,157 +211,13 @@ class FleetPart:
         drained = member.draining.shown()
         return {"gateway": self.settings.name, "homes": len(member.homes()), "drained": drained}
 
-    # --- What the member asks of the gateway
-
-    def end_sessions(self, disk: str, why: str, *, lost: bool) -> None:
-        """See `FleetOffice`."""
-        from gateway.hub.ends import Cause
-
-        seconds = 0 if lost else self._service.config.drain_seconds
-        for running in self._running_on(disk):
-            cause = Cause.UPSTREAM_LOST if lost else Cause.DRAIN
-            running.relaying.finish(why, seconds, cause)
-
-    def is_used(self, disk: str) -> bool:
-        """See `FleetOffice`."""
-        opening = (each.location for each in self._service.opening)
-        return bool(self._running_on(disk)) or any(self._is_on(each, disk) for each in opening)
-
-    def _is_on(self, location: Location, disk: str) -> bool:
-        return self.member.disk_of(location.server.settings, location.name) == disk
-
-    def _running_on(self, disk: str) -> list[Relayed]:
-        """Give the sessions of a disk that are served here."""
-        running = list(self._service.running)
-        return [each for each in running if self._is_on(each.opened.location, disk)]
-
-    def why_stays(self, disk: str) -> str:
-        """See `FleetOffice`."""
-        running = self._running_on(disk)
-        here = sum(each.membership.session.client.id not in self._led for each in running)
-        if here:
-            return f"{here} sessions whose clients came in here"
-        untold = (each.losses.untold() for each in {each.disk for each in running})
-        count = sum(each.sessions for each in untold if each is not None)
-        return f"{count} sessions that have still to be told what was lost" if count else ""
-
-    @asynccontextmanager
-    async def at_rest(self, disk: str) -> AsyncIterator[None]:
-        """See `FleetOffice`."""
-        from gateway.fleet.home import NotNow
-        from gateway.sessions.holding import Holding, NotDone, Within
-        from gateway.sessions.pausing import COMMAND_SECONDS
-
-        def names() -> set[str]:
-            opening = [each for each in self._service.opening if self._is_on(each.location, disk)]
-            return {each.name for each in self._running_on(disk)} | {
-                each.grant.name for each in opening
-            }
-
-        holding, held = Holding(self._service), names()
-        try:
-            within = Within(COMMAND_SECONDS)
-            await holding.hold(held, within, accept_loss=True, who="fleet drain")
-        except NotDone as error:
-            raise NotNow(str(error)) from None
-        try:
-            if names() - held:
-                raise NotNow("somebody has opened it meanwhile")
-            yield
-        finally:
-            holding.let_go_on(*held)
-
-    def lost(self, home: DiskHome) -> Collection[LostOf]:
-        """See `FleetOffice`."""
-        from gateway.fleet.record import LostOf
-        from gateway.links.disk import NOT_REMEMBERED
-
-        disks, found = self._service.disks, list[LostOf]()
-        for server in self._servers_of(home):
-            if home.name is not None:
-                disks.at(
-                    server, home.name
-                )  # one that is remembered by a hash alone is found by its name
-            for each in disks.there():
-                key, name = each.key
-                if key != server.disks or home.name not in (None, name):
-                    continue
-                untold, left = each.losses.untold(), each.losses.left_behind()
-                why = [*(untold.why if untold else ()), *([left[0]] if left else ())]
-                ranges = {*(untold.ranges if untold else ()), *(left[1] if left else ())}
-                if why:
-                    found.append(LostOf(name, "; ".join(dict.fromkeys(why)), tuple(sorted(ranges))))
-            named, all_of = disks.remembered()
-            if home.name is None and (
-                server.disks in all_of or any(at == server.disks for at, _ in named)
-            ):
-                found.append(LostOf(None, NOT_REMEMBERED))
-        return found
-
-    def tell(self, home: DiskHome, lost: Collection[LostOf]) -> None:
-        """See `FleetOffice`."""
-        disks = self._service.disks
-        for server in self._servers_of(home)[:1]:
-            for each in lost:
-                name = home.name if each.name is None else each.name
-                if name is None:
-                    disks.remember(server.disks, None)
-                    continue
-                disk = disks.at(server, name)
-                disk.losses.tell_the_next(each.why, each.ranges)
-                disk.is_left()  # nobody is on it yet
-
-    def _servers_of(self, home: DiskHome) -> list[Server]:
-        """Give the servers that lead to a disk, of those with the same disks one."""
-        found = {
-            each.disks: each
-            for each in self._service.led_to
-            if self.member.disk_of(each.settings, home.name or "") == home.disk
-        }
-        return [*found.values()]
-
-    # --- Clients that go
-
-    async def takes(self, client: Given) -> tuple[RelaySocket, bytes] | None:
-        """See `Gateways`."""
-        from gateway.fleet.door import NotTaken, lead
-        from gateway.fleet.following import AGAIN_SECONDS
-        from gateway.protocol.errors import Refusal
-        from gateway.uri import UriError, parse_nbd_uri
-        from gateway.wire.constants import Rep
-
-        assert client.site is not None
-        why = ""
-        with trio.move_on_after(self.member.most_seconds(client.site)):
-            while True:
-                home = await self.member.home_of(client.site, take=False)
-                if home is None:
-                    return None
-                try:
-                    address = parse_nbd_uri(home.address)
-                    quiet = self.settings.lease_seconds
-                    led = await lead(address, self._client(address), client, quiet)
-                except NotTaken as error:
-                    why = f"its home is {home.gateway}: {error}"
-                    if not error.again:
-                        raise Refusal(Rep.ERR_SHUTDOWN, why) from None
-                except UriError as error:
-                    why = f"its home is {home.gateway}, and says that it is at {error}"
-                else:
-                    self._log.info(
-                        "client led to its home", session=client.session_id, gateway=home.gateway
-                    )
-                    return led
-                await trio.sleep(AGAIN_SECONDS)
-        raise Refusal(Rep.ERR_SHUTDOWN, why or "the disk has no home in the fleet now")
-
     # --- Clients that come
 
     async def _comes(self, plain: trio.SocketStream) -> None:
         """Take a client that another gateway leads here. Never raises for anything that a peer does."""
         from gateway.fleet.door import answer, received
         from gateway.handover.message import NotUnderstood
-        from gateway.handover.relay import relay, stream_pair
+        from gateway.handover.relay import relay
         from gateway.net.drive import take_socket
         from gateway.net.options import tune
         from gateway.net.secure import TlsError
@@ -375,6 +233,10 @@ class FleetPart:
                 tune(plain.socket, keepalive_seconds=seconds, user_timeout_seconds=seconds)  # type: ignore[arg-type] # as a plain one
                 with trio.fail_after(HANDSHAKE_SECONDS):
                     stream, given = await received(plain, self._server)
+                if isinstance(given, str):
+                    kept = self._served.has_kept(given)
+                    await answer(stream, "kept" if kept else "not known")
+                    return
                 self._led.discard(client)
                 client = given.session_id
                 self._led.add(client)
@@ -382,9 +244,7 @@ class FleetPart:
                 await answer(stream, said, why)
                 if said != "taken":
                     return
-                ours, theirs = stream_pair()
-                inside = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
-                self._take(self._listener_for(given), inside, given)
+                ours, _nothing = take_socket(self._taken(given))
                 sock, early = take_socket(stream)
                 try:
                     await relay(sock, ours, early)
@@ -397,6 +257,17 @@ class FleetPart:
                 self._log.warning("nobody of the fleet", why=str(error) or "it says nothing")
             finally:
                 self._led.discard(client)
+
+    def _taken(self, given: Given) -> trio.SocketStream:
+        """Take a client, and give what leads to it. Raises `OSError`."""
+        from gateway.handover.relay import stream_pair
+
+        self._served.comes(given.session_id)
+        ours, inside = (
+            trio.SocketStream(trio.socket.from_stdlib_socket(each)) for each in stream_pair()
+        )
+        self._take(self._listener_for(given), inside, given)
+        return ours
 
     async def _home_here(self, site: DiskSite | None) -> tuple[str, str]:
         """Say whether a disk is served here now, and if not, why."""
@@ -411,6 +282,10 @@ class FleetPart:
         except Refusal as refusal:
             return "refused", str(refusal)
         return ("taken", "") if home is None else ("elsewhere", f"its home is {home.gateway}")
+
+    def _is_led(self, client: str) -> bool:
+        """Say whether a client that is served here was led here, by its id."""
+        return client in self._led or self._ways.lead_here(client)
 
     def _listener_for(self, given: Given) -> Listener:
         """Give the listener whose settings a client has: the same as where it came in, or else the first."""

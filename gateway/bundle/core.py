@@ -207,6 +207,7 @@ class Bundle(Standstill):
         """Take over from a link to `peer` that has died. What was written over that is in the trail."""
         assert self.state is State.DOWN
         self._adopted = self._late_from(peer)
+        self._left.append(peer)
         self.why = why
         self._was_up = True
         self._lose_all()
@@ -252,6 +253,7 @@ class Bundle(Standstill):
             self.to_be_left.remove(line)
         late = self._late_from(line.peer)
         self._deaths += 1
+        self._left.append(line.peer)
         self._left_behind(self.work.pieces.end_on(line), line, late)
         stood = self._clock() - line.made_at >= SHORT_SECONDS
         self._has_served = self._has_served or not line.goes or line.has_answered or stood
@@ -306,7 +308,8 @@ class Bundle(Standstill):
         if self._has_served or math.isinf(self.lost_at):
             self.lost_at = self._clock()
         self._has_served = False
-        doubt = self.survival.unflushed is not Doubt.STICKY
+        # A home may say yet that it has kept all (`Peer.kept`).
+        doubt = self.survival.unflushed is not Doubt.STICKY or not self.survival.through_us
         self._trail.losses.died(self._trail, RESTARTED, doubt=doubt)
 
     def spare_linked(self, line: Line) -> None:

@@ -10,7 +10,8 @@ another disk, `AnotherDisk` is raised, and the bundle is over.
 
 1. What was acknowledged, and is not flushed. If a line has been there all the time, a FLUSH over it makes all
 of it durable (there are several lines only before servers that flush for all connections). If all lines have
-died, the server may have started anew. Then `Survival.unflushed` says what is done.
+died, the server may have started anew. Then `Survival.unflushed` says what is done. If the other side has said
+that it has kept all (`Peer.kept`), nothing is, and what it has not answered is simply asked once more.
 
 2. What was asked, and not answered. Reads need nothing: they are asked again. A write may have been done, or
 may be done yet: the end of its connection does not stop it, only the end of the process that was asked does
@@ -77,14 +78,19 @@ _Question = Generator[Asked, list[Outcome], bool]
 """Steps that find something out."""
 
 
-def recovery(work: Work, *, restarted: bool) -> Steps:
+def recovery(work: Work, *, restarted: bool, kept: bool = False) -> Steps:
     """Give the steps that put a bundle in order after its lines have changed. `restarted`: no line was there
-    all the time. Raises `AnotherDisk`.
+    all the time. `kept`: whoever they led to has said that all is durable that was acknowledged, and that
+    nothing else was begun. Raises `AnotherDisk`.
     """
     losses, trail = work.trail.losses, work.trail
     yield from _recognised(work)
     if restarted:
-        if work.unflushed:
+        if kept:
+            losses.is_durable(trail)
+            for piece in work.pieces.orphans:
+                piece.unknown = 0
+        elif work.unflushed:
             yield from _doubted(work)
         losses.came_up(trail)
     if work.unflushed and not (restarted and work.survival.unflushed is Doubt.REPLAY):
@@ -152,8 +158,8 @@ def _look_over(work: Work, nth: int) -> Steps:
     still = losses.to_look_for(trail)  # others may have written meanwhile
     differ.intersection_update(still)
     multi_conn = work.export.flags & TransmissionFlag.CAN_MULTI_CONN
-    strict = work.survival.sole_writer or not multi_conn
-    if is_another(still, differ, strict=bool(strict)):
+    alone = work.survival.sole_writer or not multi_conn
+    if is_another(still, differ, strict=work.survival.through_us and bool(alone)):
         first = next(witness for witness in still if witness in differ)
         where = f"{first.end - first.start} bytes at offset {first.start}"
         raise AnotherDisk(

@@ -60,6 +60,7 @@ class Standstill:
         self._mending: Mending | None = None
         self._late: list[Late] = []  # no recovery before what one wrote over these lines is done
         self._deaths = 0  # of lines
+        self._left: list[Peer] = []  # where those led that have died since lines were in order last
         self._mends_since = 0  # so many lines had died when the recovery began
 
     @property
@@ -112,7 +113,8 @@ class Standstill:
         self._late = []
         self.lines.use_staying()
         self._forget_barrier()
-        steps = recovery(self.work, restarted=self._total_loss)
+        kept = bool(self._left) and all(peer.kept() for peer in self._left)
+        steps = recovery(self.work, restarted=self._total_loss, kept=kept)
         self._mending = Mending(steps, self.work)
         self._go_on_mending()
 
@@ -135,6 +137,7 @@ class Standstill:
             if self._total_loss and self._was_up:
                 self.work.fail_what_is_stale()
             self._total_loss = False
+            self._left.clear()
             self.lines.state = State.SETTLING if self.lines.new else State.UP
             if self.state is State.UP:
                 self.work.deadly.mended()

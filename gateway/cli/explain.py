@@ -184,7 +184,16 @@ def _home_words(home: HomeSaid) -> str:
             if home.fenced
             else "after one that has died, two writers are unlikely, and without a fence not impossible"
         )
-        return f"one gateway of the fleet (nbd-gateway fleet says which), for {whose}: {home.why}; {later}"
+        lives_on = (
+            f"whoever came in at another gateway lives on for {home.lives_on:g} s without it"
+            if home.lives_on
+            else "all its clients end with it"
+        )
+        within = f"another one is there within {home.longest_wait:g} s, or nobody serves the disk"
+        return (
+            f"one gateway of the fleet (nbd-gateway fleet says which), for {whose}: {home.why}; {later};"
+            f" {within}, and {lives_on}"
+        )
     if home.in_fleet:
         return f"any gateway of the fleet: {home.why}"
     if home.worker is None:

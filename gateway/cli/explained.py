@@ -51,6 +51,8 @@ def document(found: Report) -> dict[str, object]:
             "of": found.home.of,
             "why": found.home.why,
             "fleet": found.home.in_fleet,
+            "longest_wait": found.home.longest_wait,
+            "lives_on": found.home.lives_on,
         },
         "policies": [
             {

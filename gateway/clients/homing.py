@@ -1,4 +1,5 @@
-"""A client that asks for a disk which another process serves is handed over to that (`gateway.handover`).
+"""A client that asks for a disk which another process serves is handed over to that (`gateway.handover`), and
+one that asks for a disk of which another gateway is the home is led there (`gateway.sessions.led`).
 
 It happens before any upstream is asked, at the first option that names an export: the client's option is read,
 and not answered. That the rules let it have the export is asked here first, and at home again: the two
@@ -23,11 +24,13 @@ from gateway.protocol.server_role import Aborted, Event, ListAsked, ServerNegoti
 from gateway.wire.constants import Rep
 
 if TYPE_CHECKING:
+    from gateway.access.rules import Grant
     from gateway.clients.inquiry import Inquiry
     from gateway.config import Listen
-    from gateway.handover.homes import Gateways, Homes
+    from gateway.handover.homes import Homes
     from gateway.identity import Identity
     from gateway.net.options import RelaySocket
+    from gateway.sessions.led import Gateways
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +38,7 @@ class GoneHome:
     """A client that another process has now."""
 
     end: RelaySocket | None
-    """What leads there, over TLS and to another gateway; else its socket does, and ours is closed."""
-    said: bytes = b""
-    """What has come from there for the client."""
+    """What leads there, over TLS; else its socket does, and ours is closed."""
 
     async def relay(self, stream: Stream) -> None:
         """Relay until it has ended, if something of it is here."""
@@ -45,7 +46,7 @@ class GoneHome:
             return
         client, early = take_socket(stream)
         try:
-            await relay(client, self.end, early, self.said)
+            await relay(client, self.end, early)
         finally:
             client.close()
             self.end.close()
@@ -91,23 +92,30 @@ async def gone_home(
     return GoneHome(end) if taken else None
 
 
-async def gone_to_gateway(
+async def find_home(
     gateways: Gateways,
     asked: Event | str,
     inquiry: Inquiry,
-    core: ServerNegotiation,
     *,
     session_id: str,
     listen: Listen,
     identity: Identity,
-    seconds: float,
-) -> GoneHome | None:
-    """Lead a client to another gateway of the fleet, if that is its home; else as `gone_home`."""
-    given = _given(asked, inquiry, core, session_id, listen, identity, seconds)
-    if given is None or given.site is None:  # a list is asked of the servers, whoever their home is
-        return None
-    taken = await gateways.takes(given)
-    return None if taken is None else GoneHome(*taken)
+) -> None:
+    """Have the home of the disk that a client asks for be its upstream, if that is another gateway of the
+    fleet, and find it if it is not known yet. Raises `Refusal`, as `gone_home`.
+    """
+    grant = _asked_for(asked, inquiry)
+    if grant is None:  # a list is asked of the servers
+        return
+    location = inquiry.location(grant)
+    if location.server.recipe.at_home:
+        return
+    site = DiskSite.at(location.server.where, location.name)
+    # It connects as if it came from the client now, and begins to negotiate there.
+    given = Given(0, session_id, door_of(listen.uri), identity, site, 0.0, None)
+    home = await gateways.leads(given, location.server)
+    if home is not None:
+        inquiry.led = {grant.name: home}
 
 
 def _given(
@@ -123,11 +131,18 @@ def _given(
     if isinstance(asked, (Aborted, TlsAsked)):
         return None
     talk = None if isinstance(asked, str) else core.unfinished()
-    location = None
-    if not isinstance(asked, ListAsked):
-        location = inquiry.may_open(asked) if isinstance(asked, str) else inquiry.asked_for(asked)
-    site = None if location is None else DiskSite.at(location.server.where, location.name)
+    grant, site = _asked_for(asked, inquiry), None
+    if grant is not None:
+        location = inquiry.location(grant)
+        site = DiskSite.at(location.server.where, location.name)
     return Given(0, session_id, door_of(listen.uri), identity, site, seconds, talk)
+
+
+def _asked_for(asked: Event | str, inquiry: Inquiry) -> Grant | None:
+    """Give what a client may have that it asks for; None: it asks for no export. Raises `Refusal`."""
+    if isinstance(asked, (Aborted, TlsAsked, ListAsked)):
+        return None
+    return inquiry.may_open(asked) if isinstance(asked, str) else inquiry.asked_for(asked)
 
 
 def _name(asked: Event | str) -> str | None:

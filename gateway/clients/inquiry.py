@@ -39,6 +39,7 @@ from gateway.protocol.server_role import (
     ExportNameChosen,
     ServerNegotiation,
 )
+from gateway.sessions.led import led_grant
 from gateway.sessions.opened import Location, Opened, limits_of
 from gateway.sessions.promise import (
     Told,
@@ -54,6 +55,7 @@ from gateway.sessions.reading import chain_over
 from gateway.sessions.service import Service
 from gateway.upstream import link as upstream_side
 from gateway.upstream.listing import listed_exports
+from gateway.upstream.server import Server
 from gateway.wire.constants import Rep
 from gateway.wire.handshake import ListedExport, shown
 
@@ -101,23 +103,26 @@ class Inquiry:
         self.selected: tuple[str, tuple[str, ...]] | None = None
         """The name and the queries of the last SET_META_CONTEXT."""
         self._kept: _OpenForInfo | None = None
+        self.led: dict[str, Server] = {}
+        """The export (our name) that was asked for last, if the home of its disk is another gateway, which is
+        its upstream. The home may move, and whoever connects finds it again."""
 
     # --- The questions
 
-    def asked_for(self, event: ContextsAsked | ExportAsked | ExportNameChosen) -> Location:
-        """Give where the export is that a client asks for, if it may: nobody else is asked for that."""
+    def asked_for(self, event: ContextsAsked | ExportAsked | ExportNameChosen) -> Grant:
+        """Give what a client may have that it asks for: nobody else is asked for that."""
         if isinstance(event, ContextsAsked):
             if event.select:
                 self.selected = None
-            return self._location(self.grant(event.name))
+            return self.grant(event.name)
         by_name = isinstance(event, ExportNameChosen)
         return self.may_open(event.name, Rep.ERR_UNKNOWN if by_name else Rep.ERR_TLS_REQD)
 
-    def may_open(self, name: str, without_tls: Rep = Rep.ERR_UNKNOWN) -> Location:
-        """Give where an export is, if the client may open it now, as far as the policies know by themselves."""
+    def may_open(self, name: str, without_tls: Rep = Rep.ERR_UNKNOWN) -> Grant:
+        """Give what a client has by a name, if it may open it now, as far as policies know by themselves."""
         grant = self.grant(name, without_tls=without_tls)
         self._policies(grant, name, peek)
-        return self._location(grant)
+        return grant
 
     async def listed(self) -> list[ListedExport]:
         """Give what LIST tells."""
@@ -148,7 +153,7 @@ class Inquiry:
         export, _dialect, _quirks = await self.ask(grant, asked.name, lambda up: up.describe(terms))
         agreed = self._agreed(chain, grant, asked.name, export)
         promised = self._offer(asked.name, agreed)
-        check_places(self._location(grant).server, promised)
+        check_places(self.location(grant).server, promised)
         return told_of(asked.name, grant.route, export, agreed, promised)
 
     async def opened(
@@ -163,9 +168,9 @@ class Inquiry:
                 there = kept.opened
                 # A use of a ticket has to begin on the disk first, and much may come between.
                 same = asked is not None and replace(kept.asked, go=True) == asked
-                same = same and not _is_for_once(grant)
+                same = same and not grant.for_once
                 known = there.access is service.access and there.grant.is_as(grant)
-                known = known and there.location == self._location(grant) and there.stands
+                known = known and there.location == self.location(grant) and there.stands
                 if same and known and there.asked == self.terms(name, grant):
                     return there.counted(service.opening)
         except BaseException:
@@ -180,13 +185,13 @@ class Inquiry:
             # its connections; or a reload, of which what it leaves as it was is not asked for anew.
             try:
                 now = grant
-                if _is_for_once(grant):
+                if grant.for_once:
                     await self._patiently(partial(self._begin_use, grant))
                 if opened.access is not service.access or grant.route.ticket is not None:
                     now = self.grant(name, without_tls=without_tls)
                 if (
                     now.is_as(grant)
-                    and self._location(now) == opened.location
+                    and self.location(now) == opened.location
                     and opened.stands
                     and now.name not in service.paused
                 ):
@@ -263,7 +268,7 @@ class Inquiry:
         if refusal is not None:
             raise refusal
         assert isinstance(found, Grant)
-        return found
+        return led_grant(found) if found.name in self.led else found
 
     def _log_denial(self, refused: NotGranted) -> None:
         route = None if refused.name is None else self._service.config.route(refused.name)
@@ -305,7 +310,7 @@ class Inquiry:
         """Have the policies take part, then open the export at the upstream. If that fails, leave nothing
         behind. `by_name`: the client has said EXPORT_NAME.
         """
-        access, location = self._service.access, self._location(grant)
+        access, location = self._service.access, self.location(grant)
         membership = await self._joined(grant, asked)
         uplink: Uplink | None = None
         try:
@@ -363,7 +368,7 @@ class Inquiry:
         """Give the terms on which the upstream is asked: those of the client, under its name there."""
         if queries is None and self.selected is not None and self.selected[0] == name:
             queries = self.selected[1]
-        there = self._location(grant).name
+        there = self.location(grant).name
         return upstream_side.Terms(there, self._core.structured, self._core.extended, queries)
 
     def must_be_there(self, grant: Grant) -> bool:
@@ -380,7 +385,7 @@ class Inquiry:
         another upstream ends.
         """
         while True:
-            negotiation = await self._negotiation(self._location(grant))
+            negotiation = await self._negotiation(self.location(grant))
             try:
                 return await self._patiently(partial(question, negotiation))
             except Refusal as refused:
@@ -404,15 +409,13 @@ class Inquiry:
         self._upstream = location, negotiation
         return negotiation
 
-    def _location(self, grant: Grant) -> Location:
+    def location(self, grant: Grant) -> Location:
         """Give where an export is. Raises `Refusal`: a reload took it away since the rules were asked."""
+        if grant.name in self.led:
+            return Location(self.led[grant.name], grant.name)
         location = self._service.location(grant.name, grant.route)
         if location is None:
             upstream = shown(grant.route.upstream)
             text = f"upstream {upstream} is not in the configuration any more"
             raise Refusal(Rep.ERR_SHUTDOWN, text)
         return location
-
-
-def _is_for_once(grant: Grant) -> bool:
-    return grant.route.ticket is not None and grant.route.ticket.once

@@ -16,7 +16,8 @@ nothing of what the client had asked before. In the clear nobody is told the nam
 TLS, nor what it has ("TLS support", SELECTIVETLS).
 
 Where another process of the gateway serves the disk that it asks for, it is handed over to that (`homing`), or
-has come from there.
+has come from there. Where another gateway of a fleet is the home of the disk, it stays, and that one is asked
+in place of the server.
 
 An oldstyle listener does not negotiate: its client gets the export that the configuration names, and says
 nothing before its first command. So it is given no time to say it in, either.
@@ -108,12 +109,9 @@ class NegotiatingClient:
         self.identity = who
         """Who the client is; more of it is known after TLS."""
         self.log = log
-        talk = None if given is None else given.negotiation
-        self._core = (
-            ServerNegotiation(_dialect(listen))
-            if talk is None
-            else ServerNegotiation.resumed(_dialect(listen), talk)
-        )
+        self._core = _core_of(listen, given)
+        self._led = given is not None and given.negotiation is None and not self._oldstyle
+        """Another gateway has led it here, and ends it in time."""
         self._core.shutting_down = service.draining
         self._talk: Conversation[Event] = Conversation(stream, self._core)
         self._told: ExportAsked | None = None  # the INFO that was answered just before
@@ -223,25 +221,26 @@ class NegotiatingClient:
             return opened
 
     async def _goes_home(self, asked: Event | str) -> bool:
-        """Hand the client over if its home is another process; say whether it was. An oldstyle client asks for
-        an export by its name alone. Raises `Refusal`.
+        """Hand the client over if its home is another process; say whether it was. One whose home is another
+        gateway stays, and is led there. An oldstyle client asks for an export by its name alone. Raises
+        `Refusal`.
         """
-        from gateway.clients.homing import gone_home, gone_to_gateway
+        from gateway.clients.homing import find_home, gone_home
 
         service = self._service
         who: dict[str, Any] = {
             "session_id": self._session_id,
             "listen": self.listen,
             "identity": self.identity,
-            "seconds": max(0.0, self.listen.handshake_seconds - self.time.left),
         }
         if service.homes is not None:
             asks = (service.homes, asked, self._inquiry, self._core, self.stream)
-            self.home = await gone_home(*asks, **who)
+            seconds = max(0.0, self.listen.handshake_seconds - self.time.left)
+            self.home = await gone_home(*asks, seconds=seconds, **who)
         else:
             assert service.gateways is not None
-            to = partial(gone_to_gateway, service.gateways, asked, self._inquiry, self._core, **who)
-            self.home = await self._presence.patiently(to)
+            found = partial(find_home, service.gateways, asked, self._inquiry, **who)
+            await self._presence.patiently(found)
         return self.home is not None
 
     async def _start_tls(self) -> None:
@@ -338,7 +337,7 @@ class NegotiatingClient:
         log = self.log.bind(export=opened.grant.name)
         asked = await transmit(
             *(self._service, opened, self.stream, received, log, self.identity),
-            lifetime_seconds=self.listen.lifetime_seconds,
+            lifetime_seconds=0 if self._led else self.listen.lifetime_seconds,
         )
         self.asked = self.asked or asked
 
@@ -349,6 +348,17 @@ class NegotiatingClient:
         with trio.CancelScope(shield=True):  # it takes a second at most
             await self._inquiry.aclose()
         await close_stream(self.stream)
+
+
+def _core_of(listen: Listen, given: Given | None) -> ServerNegotiation:
+    """Give the negotiation of a client, which goes on where another process has `given` it."""
+    if given is None:
+        return ServerNegotiation(_dialect(listen))
+    if given.negotiation is not None:
+        return ServerNegotiation.resumed(_dialect(listen), given.negotiation)
+    core = ServerNegotiation()  # with another gateway, which may have had TLS with the client
+    core.secure = given.identity.tls
+    return core
 
 
 def _dialect(listen: Listen) -> ServerDialect:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -10,10 +11,21 @@ from pydantic import Field, PlainValidator
 
 from gateway.config.base import TEXT_OR_TEXTS, Section, shown, text, texts, written_as
 from gateway.config.values import File
-from gateway.uri import NbdUri, Transport, UriError, parse_nbd_uri
+from gateway.uri import Address, NbdUri, Transport, UriError, address_of, parse_nbd_uri
 
 MOST_NAME = 64
 """Characters of a gateway's name: it is a part of keys, and of lines for people."""
+
+FENCE_SECONDS = 60.0
+"""How long a fence may take: a hypervisor, or a switch, has to be reached for it."""
+
+PATIENCE_SECONDS = 30.0
+"""How much longer than what has to be waited for a client's request for an export may take: for etcd, for
+another gateway, and for sessions of the time before to end."""
+
+RECONNECT_WAITS = 2
+"""So many of the longest waits a session lives on without its home. One is for a home that has died; and the
+next one may die before it has begun."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -69,6 +81,28 @@ def _command(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def longest_wait(late_write_seconds: float, lease_seconds: float, *, fenced: bool) -> float:
+    """Give how many seconds whoever asks for a disk waits at most for its home to serve: for a lease to end,
+    and for what may be on its way, or for a fence; and some patience.
+    """
+    late = FENCE_SECONDS if fenced else late_write_seconds
+    return late + 2 * lease_seconds + PATIENCE_SECONDS
+
+
+def late_writes(upstreams: Mapping[str, tuple[Sequence[NbdUri], float]]) -> dict[str, float]:
+    """Give how many seconds a write may be on its way to the server of each upstream. Of each are given its
+    URIs and its late-write-seconds; where several lead to one address, the longest holds.
+    """
+    at: dict[Address, float] = {}
+    for uris, seconds in upstreams.values():
+        for uri in uris:
+            at[address_of(uri)] = max(at.get(address_of(uri), 0.0), seconds)
+    return {
+        name: max([seconds, *(at[address_of(uri)] for uri in uris)])
+        for name, (uris, seconds) in upstreams.items()
+    }
+
+
 class Fleet(Section):
     """`[fleet]`: several gateways that serve as one."""
 
@@ -115,3 +149,10 @@ class Fleet(Section):
         " connections at the server, at a switch or at a hypervisor. Until it has succeeded the next one sends"
         " nothing. Without it the next one waits for late-write-seconds.",
     )
+
+    def longest_wait(self, late_write_seconds: float) -> float:
+        """Give how long whoever asks for a disk waits at most for its home to serve, where a write may be on
+        its way to the server for so long. All in seconds.
+        """
+        fenced = self.fence is not None
+        return longest_wait(late_write_seconds, self.lease_seconds, fenced=fenced)

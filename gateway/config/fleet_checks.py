@@ -6,7 +6,18 @@ another thing in each of them is refused, with what to write instead.
 
 from collections.abc import Iterator
 
-from gateway.config.data import Data, Finding, Vocabulary, array_of, tables_of, target_of
+from gateway.config.base import Section
+from gateway.config.data import (
+    Data,
+    Finding,
+    Vocabulary,
+    array_of,
+    nbd_uris,
+    tables_of,
+    target_of,
+)
+from gateway.config.fleet import RECONNECT_WAITS, Fleet, late_writes, longest_wait
+from gateway.config.upstream import Upstream
 from gateway.config.worker_checks import counted
 from gateway.uri import NbdUri
 
@@ -43,9 +54,42 @@ def fleet(data: Data, vocabulary: Vocabulary | None) -> Iterator[Finding]:
             text = "connections that are kept ready are not yet given to another gateway with their disks"
             yield (*path, "warm"), f"{text}: leave this out with [fleet]"
     yield from _of_etcd(table)
+    yield from _survival(data, table)
     if vocabulary is not None:
         what = "each gateway of the fleet would count its own:"
         yield from counted(data, vocabulary, what, "are all at one gateway", together=False)
+
+
+def _survival(data: Data, table: Data) -> Iterator[Finding]:
+    """Find sessions that would end before another home begins. 0 means that they shall."""
+    upstreams = dict(tables_of(data, "upstream"))
+    places = {
+        str(path[1]): (nbd_uris(each), _seconds(each, "late-write-seconds", Upstream))
+        for path, each in upstreams.items()
+    }
+    lease = _seconds(table, "lease-seconds", Fleet)
+    for path, each in upstreams.items():
+        written = each.get("reconnect-seconds")
+        if isinstance(written, bool) or not isinstance(written, int | float) or written <= 0:
+            continue
+        late = late_writes(places)[str(path[1])]
+        longest = longest_wait(late, lease, fenced="fence" in table)
+        least = RECONNECT_WAITS * longest
+        if written < least:
+            yield (
+                (*path, "reconnect-seconds"),
+                f"whoever asks for a disk of it may wait {longest:g} s for its home: expected twice that,"
+                f" {least:g}, or more, got {written:g}; leave this out, or write 0 to have clients end with"
+                " their home",
+            )
+
+
+def _seconds(table: Data, key: str, of: type[Section]) -> float:
+    """Give what a table says of a time, or its default where it says nothing that could be meant."""
+    written = table.get(key)
+    if isinstance(written, int | float) and not isinstance(written, bool):
+        return float(written)
+    return float(of.model_fields[key.replace("-", "_")].default)
 
 
 def _of_etcd(table: Data) -> Iterator[Finding]:

@@ -17,12 +17,12 @@ from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
 from typing import Annotated, Literal
 
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
 
 from gateway.config.admin import Admin
 from gateway.config.base import Section, shown, text, written_as
 from gateway.config.exports import Export, Route, Ticket
-from gateway.config.fleet import Fleet
+from gateway.config.fleet import RECONNECT_WAITS, Fleet, late_writes
 from gateway.config.rules import Network, Rule, network
 from gateway.config.upstream import Upstream
 from gateway.config.values import (
@@ -343,6 +343,19 @@ class Config(Section):
     fleet: Fleet | None = Field(
         default=None, description="Several gateways that serve as one, by way of etcd."
     )
+
+    @model_validator(mode="after")
+    def _survive_homes(self) -> "Config":
+        """In a fleet, sessions live on for longer than another home may take to begin."""
+        if self.fleet is None:
+            return self
+        places = {name: (u.nbd_uris, u.late_write_seconds) for name, u in self.upstream.items()}
+        for name, late in late_writes(places).items():
+            if "reconnect_seconds" not in self.upstream[name].model_fields_set:
+                seconds = RECONNECT_WAITS * self.fleet.longest_wait(late)
+                update = {"reconnect_seconds": seconds}
+                self.upstream[name] = self.upstream[name].model_copy(update=update)
+        return self
 
     @cached_property
     def exports(self) -> tuple[Export, ...]:

@@ -235,7 +235,7 @@ class Upstream(Section):
     reconnect_seconds: WaitSeconds = Field(
         default=60,
         description="How long clients wait, connected, for a server whose connection was lost; 0 ends them with"
-        " it.",
+        " it. With [fleet] the default is twice the longest wait for a home.",
     )
     # The only one that is true of every server and promises nothing that may not be kept.
     unflushed: Literal["sticky", "verify", "replay", "assume-durable"] = Field(

@@ -7,6 +7,7 @@ home.py       one disk whose home is here: its tenure, and the sockets of its li
 draining.py   a gateway is drained: its disks are given away in good order
 office.py     what a member asks of the gateway around it
 door.py       how a client goes from the gateway where it came in to the home of its disk
+led.py        a client's way to the home of its disk, wherever that is
 guarded.py    a link's socket that looks before each batch whether it still may
 keys.py       the names of keys in etcd, and what they say; pure
 lease.py      how long a gateway may rely on its lease; pure

@@ -1,15 +1,16 @@
 """How a client goes from the gateway where it came in to the home of its disk.
 
-The one connects to the other's `address`, over TLS with certificates of both sides, and says
-
-    a PROXY header of version 2   the client's address, and in a vector of ours all that is known of it: who it
-                                  is, what it has negotiated, which disk it asks for (`gateway.handover.given`)
-    what it has sent              the option that is not answered yet, and what came behind it
+The one connects to the other's `address`, over TLS with certificates of both sides, and says by a PROXY header
+of version 2 whom it connects for: the client's address, and in a vector of ours all that is known of it: who it
+is, and which disk it asks for (`gateway.handover.given`).
 
 The home answers with one line of JSON: it has the client ("taken"), or another gateway is the home
-("elsewhere", and it is asked anew where), or the client is refused ("refused", and why). After "taken" the
-bytes are the client's and the home's, and are relayed as they are. The connection ends with the client's, and
-the client's with it: when the home dies, the client's connection is closed, so that it knows.
+("elsewhere", and it is asked anew where), or the client is refused ("refused", and why). After "taken" it
+greets, as any NBD server does, and the gateway that has led the client there is its NBD client
+(`gateway.sessions.led`).
+
+Who has led a client to a home that has ended the session asks there, in place of leading it (`ask_if_kept`),
+whether all was kept that the client was answered: "kept", or else.
 
 Who comes to an `address` has a certificate of the fleet's own CA, and is believed about who its clients are.
 """
@@ -25,8 +26,7 @@ import trio
 from gateway.handover.given import Given
 from gateway.handover.message import ChannelMessage, NotUnderstood, decode, encode
 from gateway.net.dial import DialError, dial
-from gateway.net.drive import take_socket
-from gateway.net.options import RelaySocket, tune
+from gateway.net.options import tune
 from gateway.net.secure import TlsError, TlsStream
 from gateway.tls.credentials import ClientCredentials, ServerCredentials
 from gateway.uri import NbdUri
@@ -56,23 +56,49 @@ class NotTaken(Exception):
 
 async def lead(
     address: NbdUri, credentials: ClientCredentials, given: Given, quiet_seconds: float
-) -> tuple[RelaySocket, bytes]:
-    """Lead a client to the gateway at an address; give what leads there from now on, and what has come for the
-    client right behind the answer. `quiet_seconds`: after so long without a sign the other side is given up.
-    Raises `NotTaken`.
+) -> TlsStream:
+    """Lead a client to the gateway at an address; give the stream on which that speaks NBD from now on.
+    `quiet_seconds`: after so long without a sign the other side is given up. Raises `NotTaken`.
     """
     said = encode(ChannelMessage("client", {"client": given.as_said()}))
     try:
         header = encode_header(_source_of(given.identity), said)
     except ValueError as error:
         raise NotTaken(f"what is known of the client is too long: {error}", again=False) from None
+    stream, answer = await _answered(address, credentials, header, quiet_seconds)
+    if answer.get("said") == "taken":
+        return stream
+    await stream.aclose()
+    raise NotTaken(str(answer.get("why")), again=answer.get("said") == "elsewhere")
+
+
+async def ask_if_kept(
+    address: NbdUri, credentials: ClientCredentials, client: str, quiet_seconds: float
+) -> bool:
+    """Ask the gateway at an address whether all is durable that it has answered a client, and nothing of the
+    client's is under way there. `client` is the id by which it was led there. Whoever cannot be asked has not
+    said so.
+    """
+    header = encode_header(None, encode(ChannelMessage("kept", {"client": client})))
+    try:
+        stream, answer = await _answered(address, credentials, header, quiet_seconds)
+    except NotTaken:
+        return False
+    await stream.aclose()
+    return answer.get("said") == "kept"
+
+
+async def _answered(
+    address: NbdUri, credentials: ClientCredentials, header: bytes, quiet_seconds: float
+) -> tuple[TlsStream, dict[str, Any]]:
+    """Say a header to the gateway at an address, and give its answer. Raises `NotTaken`."""
     try:
         with trio.fail_after(DIAL_SECONDS):
             plain = await dial(address)
     except (DialError, trio.TooSlowError) as error:
         why = str(error) or f"{address} does not answer within {DIAL_SECONDS:g} s"
         raise NotTaken(why, again=True) from None
-    stream: TlsStream | None = None
+    answered = False
     try:
         seconds = max(1, int(quiet_seconds))
         tune(
@@ -82,26 +108,23 @@ async def lead(
         )
         with trio.fail_after(DIAL_SECONDS):
             stream, _admitted = await TlsStream.connect(plain, credentials.session())
-            await stream.send_all(header + given.unread)
+            await stream.send_all(header)
         answer = await _line(stream)
-        match answer.get("said"):
-            case "taken":
-                return take_socket(stream)
-            case "elsewhere":
-                raise NotTaken(str(answer.get("why")), again=True)
-        raise NotTaken(str(answer.get("why")), again=False)
+        answered = True
+        return stream, answer
     except (TlsError, trio.BrokenResourceError, trio.TooSlowError, WireError, OSError) as error:
         why = f"{address}: {error.__cause__ or error or 'it does not answer'}"
         raise NotTaken(why, again=True) from None
     finally:
-        if plain.socket.fileno() >= 0:  # nobody has taken it
+        if not answered:
             await trio.aclose_forcefully(plain)
 
 
 async def received(
     plain: trio.SocketStream, credentials: ServerCredentials
-) -> tuple[TlsStream, Given]:
-    """Receive who comes, from another gateway. Raises `TlsError`, `WireError`, `NotUnderstood`,
+) -> tuple[TlsStream, Given | str]:
+    """Receive who comes, from another gateway; or of which client it is asked whether all was kept, by its id.
+    Raises `TlsError`, `WireError`, `NotUnderstood`,
     `trio.BrokenResourceError`.
     """
     stream, _admitted = await TlsStream.accept(plain, credentials.session)
@@ -112,6 +135,8 @@ async def received(
             raise WireError(f"the PROXY header ends after {len(data)} bytes")
         data += more
     message = decode(ours_in(header))
+    if message.kind == "kept":
+        return stream, str(message["client"])
     if message.kind != "client":
         raise NotUnderstood(f"expected a client, got a message {message.kind!r}")
     return stream, Given.of(message["client"], b"")

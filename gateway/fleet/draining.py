@@ -21,10 +21,11 @@ One disk
 3. The tenure is over. From here on no byte goes to the server, whatever happens: each link looks. (It may say
    DISC, which asks nothing of a disk.)
 4. The key is removed, and the record is without this gateway, and has what clients have still to be told of.
-All
-   that was sent was answered, so the next home waits for nothing and needs no fence.
+   All that was sent was answered, so the next home waits for nothing and needs no fence.
 5. Its sessions end here. Not before: whoever led them here asks at once where the home is, and would find it
-   here. A request that was not begun has no answer, and is asked of the next home.
+   here. He also asks here whether all was kept that his client was answered (`FleetOffice.vouch`), and if that
+   is so, the client is told of no loss. A request that was not begun has no answer, and is asked of the next
+   home.
 
 If something goes wrong before 3, all goes on as before, and it is tried again. After 3 there is no way back:
 while etcd does not answer, the sessions wait; it answers, or the lease ends, and then the disk is as good as
@@ -35,12 +36,11 @@ What stays
 
 A disk stays here as long as something of it would be harmed by the move, or until the deadline that was given:
 
-- sessions that would not outlive it, because their clients came in here, or by a gateway that does not go after
-  the home. They may stay as long as they like; at the deadline they end in good order;
+- sessions that would not outlive it, because their clients came in here (`gateway.fleet.served`). They may
+  stay as long as they like; at the deadline they end in good order;
 - sessions that have still to be told that something was lost. They are told at their next FLUSH;
 - a link has ended with something under way, which may come late. That passes (`late-write-seconds`); where
-there
-  is a fence nothing passes by itself, and the disk stays until the gateway ends;
+  there is a fence nothing passes by itself, and the disk stays until the gateway ends;
 - there is nobody else to take it.
 
 At most `at_once` disks are on the move, for each is a wait for its clients, and asks etcd six times.
@@ -79,8 +79,7 @@ END_SECONDS = 30.0
 """How long the sessions of a disk that was given away may take to be gone: as `drain-seconds` by default."""
 
 MOST_SHOWN = 20
-"""Disks that stay, and are shown with the reason; the others are counted. What is told at etcd has a few
-KiB."""
+"""Disks that stay, and are shown with the reason; others are counted. What is told at etcd has a few KiB."""
 
 _Any = TypeVar("_Any")
 
@@ -252,6 +251,8 @@ class GivingWay:
                 home.become(home.tenure.ended())
                 self._moving[home] = "is given away"
                 await self._given(home, lost)
+                if not lost:
+                    self._office.vouch(home.disk)
                 await self._end_sessions(home)
         except NotNow as error:
             self._again_at[home.disk] = trio.current_time() + TRY_AGAIN_SECONDS, str(error)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from gateway.config import Fleet
+from gateway.config.fleet import PATIENCE_SECONDS
 from gateway.fleet.etcd import Etcd, EtcdKey, EtcdPut, EtcdRefused, EtcdUnavailable
 from gateway.fleet.following import AGAIN_SECONDS
 from gateway.fleet.keys import FleetKeys, said_of_run
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 0.05
 """So long passes at least until the lease is looked at again, or this were a loop. Links look for themselves
 before they send; only what lies in their buffers waits for this, and the margin is far longer."""
-
-PATIENCE_SECONDS = 30.0
-"""How much longer than what has to be waited for it may take: for etcd, for another gateway, and for sessions
-of the time before to end."""
 
 
 def boottime() -> float:

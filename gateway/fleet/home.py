@@ -1,14 +1,12 @@
-"""A disk whose home is this gateway, or was, or that somebody asks for: its tenure, and the sockets of its
-links.
+"""A disk whose home is this gateway, or was, or that somebody asks for: its tenure, and its links' sockets.
 
 A link gets a socket that looks (`guarded`), under the tenure in which it was made. What becomes of the tenure
 is decided elsewhere; here is what hangs by it. Two things are noted for the day when the disk is to be given
 away:
 
 - *unwell*: a link of this tenure has ended with something under way. What it had sent may come late, so the
-disk
-  cannot be called given in good order before `late` has passed. With a fence nothing is taken for gone that is
-  only old, so it never can;
+  disk cannot be called given in good order before `late` has passed. With a fence nothing is taken for gone
+  that is only old, so it never can;
 - *moves*: it is being given away. Nobody opens it any more, here or from elsewhere, until that has been done or
   has failed.
 """

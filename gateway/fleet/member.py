@@ -27,12 +27,12 @@ from gateway.config import Config, Fleet, Upstream
 from gateway.fleet.draining import Drains, GivingWay
 from gateway.fleet.etcd import Etcd
 from gateway.fleet.following import AGAIN_SECONDS
-from gateway.fleet.held import PATIENCE_SECONDS, HeldLease
+from gateway.fleet.held import HeldLease
 from gateway.fleet.home import DiskHome, NotNow
 from gateway.fleet.keys import FleetKeys, best_of, disk_of, run_said
 from gateway.fleet.office import FleetOffice
 from gateway.fleet.record import HomeRun
-from gateway.fleet.taking import FENCE_SECONDS, NOT_ANSWERED, Taking
+from gateway.fleet.taking import NOT_ANSWERED, Taking
 from gateway.fleet.tenure import TenureStage
 from gateway.handover.given import DiskSite
 from gateway.net.options import RelaySocket
@@ -152,13 +152,8 @@ class FleetMember:
         return address in self._table
 
     def most_seconds(self, site: DiskSite) -> float:
-        """Give how long a client that asks for a disk waits at most for its home to serve: for a lease to end,
-        and for what may be on its way; or for a fence.
-        """
-        late = max(self._late[each] for each in site.where)
-        if self.settings.fence is not None:
-            late = FENCE_SECONDS
-        return late + 2 * self.settings.lease_seconds + PATIENCE_SECONDS
+        """Give how long a client that asks for a disk waits at most for its home to serve."""
+        return self.settings.longest_wait(max(self._late[each] for each in site.where))
 
     @contextmanager
     def _asked_for(self, disk: str, site: DiskSite) -> Iterator[DiskHome]:
@@ -202,6 +197,15 @@ class FleetMember:
                     await trio.sleep(AGAIN_SECONDS)
             return None
         raise Refusal(Rep.ERR_SHUTDOWN, f"the disk has no home in the fleet now: {why}")
+
+    async def holder_of(self, site: DiskSite) -> HomeRun | None:
+        """Give which gateway is the home of a disk, as etcd has it; None: none. Raises `NOT_ANSWERED`."""
+        disk = self.disk_at(site)
+        if disk is None:
+            return None
+        async with self._asking:
+            key = await self._etcd.get(self._keys.home(disk))
+        return run_said(key.value)[0] if key.revision else None
 
     async def _found(self, home: DiskHome, *, take: bool) -> HomeRun | None:
         async with home.turn:

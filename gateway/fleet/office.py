@@ -25,6 +25,11 @@ class FleetOffice(Protocol):
     def at_rest(self, disk: str) -> AbstractAsyncContextManager[None]:
         """Have nothing of a disk be under way, and all be flushed, while the block runs. Raises `NotNow`."""
 
+    def vouch(self, disk: str) -> None:
+        """Note that nothing is lost to clients whose sessions of a disk end now, and that nothing of theirs is
+        under way: it was given away while all was at rest, and there is nothing that anybody has to be told.
+        """
+
     def lost(self, home: DiskHome) -> Collection[LostOf]:
         """Give what whoever opens a disk next has to be told."""
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from gateway.config import Fleet
+from gateway.config.fleet import FENCE_SECONDS
 from gateway.fleet.etcd import Etcd, EtcdKey, EtcdPut, EtcdRefused, EtcdUnavailable
 from gateway.fleet.following import AGAIN_SECONDS
 from gateway.fleet.held import HeldLease, boottime
@@ -29,9 +30,6 @@ from gateway.fleet.tenure import Tenure
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
-
-FENCE_SECONDS = 60.0
-"""How long a fence may take: a hypervisor, or a switch, has to be reached for it."""
 
 FENCE_AGAIN_SECONDS = 5.0
 """A fence that has failed is run again after so long."""

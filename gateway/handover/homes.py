@@ -6,7 +6,6 @@ from typing import Protocol
 
 from gateway.handover.given import DiskSite, Door, Given
 from gateway.net.listen import address
-from gateway.net.options import RelaySocket
 from gateway.uri import NbdUri
 
 
@@ -23,16 +22,6 @@ class Homes(Protocol):
     def stays(self, client: str, site: DiskSite | None) -> None:
         """A client, known by its id, is served here, and asks for a disk: the disk stays here as long as it
         does. None: it does so no more.
-        """
-        ...
-
-
-class Gateways(Protocol):
-    """Knows which gateway is the home of each disk, where there is a fleet of them."""
-
-    async def takes(self, client: Given) -> tuple[RelaySocket, bytes] | None:
-        """Lead a client to another gateway, if its home is there, and give what leads there, with what has come
-        for the client already. None: the disk is served here. Raises `Refusal`: nobody serves it now.
         """
         ...
 

@@ -87,6 +87,8 @@ KINDS: Mapping[str, Mapping[str, type]] = {
     "wants tokens": {"key": TEXT, "wants": LIST},
     "tokens": {"key": TEXT, "tokens": LIST},
     "gives tokens back": {"key": TEXT, "tokens": LIST},
+    # From one gateway of a fleet to another (`gateway.fleet.door`), where "client" is said, too
+    "kept": {"client": TEXT},
     # The end
     "stop": {},
     "bye": {},

@@ -28,15 +28,13 @@ def stream_pair() -> tuple[socket.socket, socket.socket]:
     return ends
 
 
-async def relay(
-    client: RelaySocket, home: RelaySocket, early: bytes = b"", said: bytes = b""
-) -> None:
-    """Relay until both sides have ended, or one is broken. `early` is what the client has sent already, `said`
-    what came from its home. Closes neither. Never raises for anything that a peer does.
+async def relay(client: RelaySocket, home: RelaySocket, early: bytes = b"") -> None:
+    """Relay until both sides have ended, or one is broken. `early` is what the client has sent already. Closes
+    neither. Never raises for anything that a peer does.
     """
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_pass_on, client, home, early, nursery.cancel_scope)
-        nursery.start_soon(_pass_on, home, client, said, nursery.cancel_scope)
+        nursery.start_soon(_pass_on, home, client, b"", nursery.cancel_scope)
 
 
 async def _pass_on(

@@ -123,14 +123,25 @@ async def _explained(config: Config, name: str, client: Client) -> Report:
 
 def _home(config: Config, grant: Grant, upstream: Upstream) -> HomeSaid:
     """Say which worker serves the disk, or that one gateway of a fleet does: which one, only etcd knows."""
+    from gateway.config.fleet import late_writes
     from gateway.workers.homes import addresses_of, counted_by, home_of, table_of
     from gateway.workers.number import number_of
 
     table, workers = table_of(config, counted=counted_by(config)), number_of(config)
     homed = table[addresses_of(upstream)[0]]
     if config.fleet is not None:
-        fenced = config.fleet.fence is not None
-        return HomeSaid(None, 1, homed.kind.value, homed.why, in_fleet=True, fenced=fenced)
+        places = {name: (u.nbd_uris, u.late_write_seconds) for name, u in config.upstream.items()}
+        late = late_writes(places)[grant.route.upstream]
+        return HomeSaid(
+            None,
+            1,
+            homed.kind.value,
+            homed.why,
+            in_fleet=True,
+            fenced=config.fleet.fence is not None,
+            longest_wait=config.fleet.longest_wait(late),
+            lives_on=upstream.reconnect_seconds,
+        )
     worker = home_of(table, upstream, grant.route.upstream_name, workers)
     return HomeSaid(worker, workers, homed.kind.value, homed.why)
 

@@ -72,6 +72,10 @@ class HomeSaid:
     """There are several gateways, and it is one of them."""
     fenced: bool = False
     """An earlier home is cut off before the next one begins."""
+    longest_wait: float = 0.0
+    """How many seconds another gateway may take to become the home; 0: there is no other."""
+    lives_on: float = 0.0
+    """How many seconds sessions live on without their home."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,6 +196,7 @@ class OwnLink(Uplink):
             records = self.lives_on and self.export.can_flush
             trail = self.trail = debt.losses.trail(owner, records=records)
             trail.believed = self.server.mode.survival.unflushed is Doubt.ASSUME_DURABLE
+            trail.unseen = not self.server.mode.survival.through_us
             debt.losses.came_up(trail)
         note_writes(trail, traffic, self.link.socket, sitter.act)
         sitter.has_own(self, trail)

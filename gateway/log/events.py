@@ -1403,9 +1403,18 @@ FLEET = Chapter(
         _event(
             "client led to its home",
             INFO,
-            "Another gateway serves the disk that a client asks for; its bytes are relayed.",
+            "A client's upstream is the gateway that is the home of its disk: at first, and each time that"
+            " this is found again.",
             session="the client's id, which is the same there",
-            gateway="which one",
+            gateway="which one; where it is this one, the client is here a second time, with another id",
+        ),
+        _event(
+            "home that says nothing is left",
+            WARNING,
+            "A client waits for an answer of a gateway that is not the home of its disk any more, and has not"
+            " said so: it was stopped, or is cut off. The client is led to the next one.",
+            session="the client's id",
+            gateway="which one is left",
         ),
         _event(
             "nobody of the fleet",

@@ -296,6 +296,7 @@ class Trail:
         "tried",
         "under_way",
         "unflushed",
+        "unseen",
         "up",
         "waits",
         "why",
@@ -325,6 +326,9 @@ class Trail:
         """Gives what is written over it at this moment, or may be."""
         self.believed = False
         """Its server is taken to have kept whatever it has answered, unless it says otherwise itself."""
+        self.unseen = False
+        """Others write to the disk whose writes are not noted here, and leave it to this link to make them
+        durable."""
         self.failed_at = LONG_AGO
         """When a FLUSH over it has lost something last, where that speaks for no other link."""
         self.up = -1

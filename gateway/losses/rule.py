@@ -37,6 +37,9 @@ made of.)
 - *A link dies* (`died`). What it leaves uncovered is FLUSHed over a link that was up before, if that covers
   it. If there is no such link, or its FLUSH does not answer 0, it is lost. Where something can be done about
   that (`doubt`: it can be read back, or written again) the trail keeps it meanwhile.
+  Where others write to the disk whose writes are not noted here (`unseen`: clients of other gateways, which
+  have the same home), something of theirs may be lost that nobody here knows of. If a FLUSH over the link spoke
+  for it, every session relied on it, and is told; in doubt as soon as that is.
 - *One of several dies* (`shaken`). The others of its bundle may still lead to the same server, or hang. What
   was acknowledged before is in question until a FLUSH over them has covered it.
 - *A link is left* (`left`). The gateway has closed it, after a FLUSH, so that its trail is empty; but not
@@ -51,7 +54,9 @@ made of.)
   loss comes out later that it has told of so, FLUSHes that were read before it fail all the same.) Until then
   its READs of what is lost get EIO, never old data.
 - *Loss or not* (`is_loss`). A FLUSH that fails says that something was lost, and the server does not say so
-  twice; unless its error says that the FLUSH was not tried.
+  twice; unless its error says that the FLUSH was not tried. Where others write unseen, the other side is a
+  gateway, which goes by this rule itself: it tells each session, so what it says over one link is for that
+  link's session alone.
 - *Done before* (`is_done_before`). What is under way when a FLUSH fails may be done already, and lost with the
   rest. When it is acknowledged, over whatever link, it counts as lost.
 - *Forgetting* (`forget`). The operator may know better what is on the disk than whoever opens it next would
@@ -99,6 +104,8 @@ __all__ = [
 
 MOST_LEFT = 64
 """Links of one disk that were closed unproved, and are told apart. More are taken for one."""
+
+UNSEEN = "the connection was lost, and what was written by way of other gateways may be gone"
 
 DONE_BEFORE = "a FLUSH has failed while it was written, and the server may have done it before"
 
@@ -197,10 +204,17 @@ class Losses(Proofs):
         """
         self.witnesses.over(trail.under_way())
         if trail.state is not Fate.LEFT:
+            unseen = trail.unseen and trail.unflushed.records and self._speaks(trail)
+            if unseen and doubt:
+                self.order.tick()
+                trail.unflushed.note(())  # nobody knows where
             self._is_gone(trail, Fate.DOUBT if doubt else Fate.DEAD, why)
             trail.tried = False
             if self._speaks(trail):
                 self._suspect_those_left()
+                if unseen and not doubt:
+                    era = self._era_of_now(asked=self.order.now)
+                    self._lose({trail: [era]}, UNSEEN, known=True)
             self._look()
 
     def shaken(self, trail: Trail) -> None:
@@ -322,22 +336,23 @@ class Losses(Proofs):
 
     def flush_failed(self, trail: Trail, error: int, text: str = "") -> None:
         """A FLUSH over a link has failed. If it says that something is lost, that may be whatever was
-        answered before, over any link for which it speaks.
+        answered before, over any link for which it speaks; unless others are told by whoever has said it.
         """
         self.order.tick()
         if is_loss(error):
             self.last_news = self.order.tick()
-            if self._speaks(trail):
+            if self._speaks(trail) and not trail.unseen:
                 self._failed_at = self.last_news
                 spoken_for = [each for each in self._holders() if self._speaks(each)]
             else:
                 trail.failed_at = self.last_news
                 spoken_for = [trail]
             lost = {each: each.unflushed.take() for each in spoken_for}
-            if not trail.unflushed.records:  # nobody knows what was written, or whether it was
+            # Nobody knows what was written, or whether it was.
+            if not trail.unflushed.records or (trail.unseen and not lost[trail]):
                 lost[trail] = [self._era_of_now(asked=self.order.now)]
             why = f"a FLUSH of the server has failed: {text or text_of_error(error)}"
-            self._lose(lost, why, said=True)
+            self._lose(lost, why, said=True, alone=trail.unseen)
             if not any(lost.values()):
                 self._count_loss(trail)
         self._look()
@@ -361,7 +376,8 @@ class Losses(Proofs):
 
     def is_done_before(self, trail: Trail, asked: int) -> bool:
         """Say whether what was `asked` then, and is acknowledged now, was under way when a FLUSH failed."""
-        return asked < (self._failed_at if self._speaks(trail) else trail.failed_at)
+        spoken = self._speaks(trail) and not trail.unseen
+        return asked < (self._failed_at if spoken else trail.failed_at)
 
     def done_before(self, trail: Trail, ranges: Iterable[Range]) -> None:
         """Something of that kind is acknowledged. The server may have done it before the FLUSH, and lost it

@@ -139,9 +139,11 @@ class Telling(Ledger):
         *,
         said: bool = False,
         known: bool = False,
+        alone: bool = False,
     ) -> None:
         """What was answered in these eras may be gone: they are of one trail, or of several on which all rely.
-        `said`: the server itself says so. `known`: whoever has the trail knows.
+        `said`: the server itself says so. `known`: whoever has the trail knows. `alone`: others are told by the
+        other side.
         """
         lost = {trail: e for trail, e in taken.items() if e and (said or not trail.believed)}
         if not lost:
@@ -155,6 +157,7 @@ class Telling(Ledger):
         told_at = -1
         lost_of: dict[tuple[int, bool, int], Sequence[Range]] = {}
         relying = [debt for debt in self._open if self.relies(debt, one)]
+        relying = [debt for debt in relying if debt.trail is one] if alone else relying
         for debt in relying:
             debt.losses_seen += 1
             told_at = max(told_at, debt.told_at)

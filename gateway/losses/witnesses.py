@@ -39,7 +39,8 @@ his own first connection was made: he may have come when the disk was another on
 counted on to have changed what it wrote; with `sole-writer` that was even promised. So one difference is
 enough. With CAN_MULTI_CONN the disk may well have other writers, that go past this gateway: heartbeats and
 leases of a cluster are written over by others all the time. So it takes most of the `NEWEST`, and more than
-one. Those are what an older snapshot lacks, however little older it is; of another disk nothing is right.
+one. Those are what an older snapshot lacks, however little older it is; of another disk nothing is right. So it
+is where clients of other gateways write to the disk as well (`Survival.through_us`).
 
 What it costs: nothing per request. A sample is a reference to bytes that were copied anyway, or a copy of
 `PIECE_BYTES`: ten of them for a thousand WRITEs between two FLUSHes. A FLUSH costs some ten microseconds: a

@@ -14,6 +14,7 @@ from typing import Any
 import trio
 
 from gateway.net.dial import DialError
+from gateway.net.drive import Stream
 from gateway.net.hearing import hear_out
 from gateway.net.keeping import Keeper, Kept
 from gateway.net.private import PrivateSocket
@@ -135,7 +136,7 @@ class Command:
             why = f"{error.strerror}" if status is None else f"it has ended with status {status}"
             raise DialError(f"cannot connect to the server {self}: {why}") from None
 
-    def at(self, _stream: trio.SocketStream) -> Peer:
+    def at(self, _stream: Stream) -> Peer:
         """Say who is at the other end of a connection that has just been made."""
         return UNKNOWN if self._child is None else self._child
 

@@ -34,6 +34,7 @@ from pathlib import Path
 
 import trio
 
+from gateway.net.drive import Stream
 from gateway.net.keeper import LOOK_WHO_LIVES_SECONDS, of_session, seen
 from gateway.net.keeping import Kept
 from gateway.net.options import has_gone, peer_of
@@ -66,6 +67,10 @@ class Served:
         """A link to it has been made."""
         self._links = [link for link in self._links if link.fileno() >= 0]
         self._links.append(sock)
+
+    def kept(self) -> bool:
+        """Its end says nothing of what it had not flushed."""
+        return False
 
     def gone(self) -> bool:
         """Say whether it has ended, as far as is proven."""
@@ -156,7 +161,7 @@ class Processes:
         self._nursery: trio.Nursery | None = None
         self._wrong = False
 
-    def at(self, stream: trio.SocketStream) -> Peer:
+    def at(self, stream: Stream) -> Peer:
         """Say who is at the other end of a connection that has just been made."""
         if self._nursery is None or self._wrong or stream.socket.family != socket.AF_UNIX:
             return UNKNOWN

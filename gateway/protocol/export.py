@@ -63,12 +63,19 @@ class Export:
     unstated_minimum: int = 1
     """The minimum block, in bytes, of an upstream that told none: see the quirk `qemu-sectors`. If the tail of
     the export is shorter, clients can still reach it; with a minimum that was told they cannot."""
+    any_alignment: bool = False
+    """The upstream sees to requests that are not aligned to its blocks: it is a gateway, as we are."""
 
     @property
     def minimum(self) -> int:
         """Give what offsets and lengths that go upstream are multiples of, in bytes, except at the end of the
         export.
         """
+        return 1 if self.any_alignment else self.stated_minimum
+
+    @property
+    def stated_minimum(self) -> int:
+        """Give the minimum block of the upstream, in bytes."""
         return self.block_sizes.minimum if self.block_sizes else self.unstated_minimum
 
     @property
@@ -186,7 +193,7 @@ def view_of(
     return View(
         export.size,
         _viewed_flags(export.flags),
-        BlockSizes(export.minimum, sizes.preferred, sizes.maximum),
+        BlockSizes(export.stated_minimum, sizes.preferred, sizes.maximum),
         any_alignment,
         reaches_tail=export.block_sizes is None,
         description=export.description,

@@ -14,6 +14,7 @@ observing.py     what policies that are only observed would have done, told to t
 When links die:
 
 surviving.py     a session with a link of its own lives on when that dies
+led.py           sessions whose server is another gateway of a fleet, the home of their disk
 settling.py      waiting until we know what others have lost, before a session begins
 
 Exports that are paused, resumed and switched:

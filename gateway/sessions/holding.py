@@ -27,6 +27,7 @@ from gateway.links.disk import Disk
 from gateway.losses.rule import PROOF_SECONDS
 from gateway.plural import plural
 from gateway.protocol.commands import is_loss, text_of_error
+from gateway.sessions.opened import Location
 from gateway.sessions.service import Paused, Relayed, Service
 from gateway.sessions.settling import settled
 from gateway.sessions.untold import in_words
@@ -73,15 +74,21 @@ class Within:
 
 
 class Holding:
-    """Holds sessions; the exports that are held are `Service.paused`."""
+    """Holds sessions; the exports that are held are `Service.paused`. Only sessions count whose location is one
+    of those wanted (`at`).
+    """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(
+        self, service: Service, at: Callable[[Location], bool] = lambda _location: True
+    ) -> None:
         self._service = service
+        self._at = at
 
     def sessions(self, *exports: str) -> list[Relayed]:
         """Give the sessions of exports that have begun, and have not ended."""
         running = [each for each in self._service.running if each.name in exports]
-        return [each for each in running if not each.relaying.ended.is_set()]
+        here = [each for each in running if self._at(each.opened.location)]
+        return [each for each in here if not each.relaying.ended.is_set()]
 
     async def hold(
         self, exports: Collection[str], within: Within, *, accept_loss: bool = False, who: str
@@ -132,7 +139,7 @@ class Holding:
     def busy(self, *exports: str) -> list[str]:
         """Say who is not quiet, and why."""
         opening = [each for each in self._service.opening if each.grant.name in exports]
-        busy = ["a client that opens it" for _each in opening]
+        busy = ["a client that opens it" for each in opening if self._at(each.location)]
         for running in self.sessions(*exports):
             session, traffic = running.relaying, running.traffic
             if not session.quiet:

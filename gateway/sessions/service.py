@@ -48,7 +48,8 @@ from gateway.wire.handshake import ListedExport
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from gateway.handover.homes import Gateways, Homes  # costs nothing where there is one process
+    from gateway.handover.homes import Homes  # costs nothing where there is one process
+    from gateway.sessions.led import Gateways  # costs nothing where there is one gateway
     from gateway.tickets.book import Book  # costs nothing where there are no tickets
     from gateway.tickets.kept import Over
 

@@ -9,6 +9,7 @@ from typing import Any
 from gateway.links.disk import Disk, Key
 from gateway.losses.rule import Untold
 from gateway.plural import plural
+from gateway.sessions.led import disks_at_home
 from gateway.sessions.service import Service
 from gateway.wire.handshake import shown
 from gateway.wire.ranges import Range
@@ -104,6 +105,7 @@ class Called:
         self._ours: defaultdict[Key, set[str]] = defaultdict(set)
         for server in service.led_to:
             self._servers.setdefault(server.disks, server.name)
+            self._servers.setdefault(disks_at_home(server), f"{server.name}@home")
         for each in service.running:
             location = each.opened.location
             self._servers.setdefault(location.server.disks, location.server.name)

@@ -20,16 +20,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-import trio
-
 from gateway.net.command import Command
 from gateway.net.dial import Dialler
+from gateway.net.drive import Stream
 from gateway.net.processes import Processes
 from gateway.peer import UNKNOWN, Peer
 from gateway.upstream.slots import Slots
 from gateway.uri import Address, NbdUri, Target, address_of
 
-Connect = Callable[[], Awaitable[trio.SocketStream]]
+Connect = Callable[[], Awaitable[Stream]]
 """Gives a stream to a server, or raises `DialError`."""
 
 Where = Target | tuple[str, ...] | tuple[NbdUri, ...]
@@ -49,7 +48,7 @@ class Backend:
     """What connects, one for each place; none, if there are `diallers`."""
     diallers: tuple[Dialler, ...] = ()
     """What connects to addresses: each of these remembers where it has connected to."""
-    peer_of: Callable[[trio.SocketStream], Peer] = lambda _stream: UNKNOWN
+    peer_of: Callable[[Stream], Peer] = lambda _stream: UNKNOWN
     """Says who is at the other end of a connection, if we know that whatever the settings say."""
     processes: Processes = field(default_factory=Processes)
     """What finds that out for Unix sockets."""

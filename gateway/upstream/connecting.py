@@ -14,7 +14,7 @@ from contextlib import suppress
 import trio
 
 from gateway.net.dial import DialError
-from gateway.net.drive import RECEIVE_BYTES
+from gateway.net.drive import RECEIVE_BYTES, Stream
 from gateway.net.options import has_said, tune
 from gateway.upstream.allowance import Allowance
 from gateway.upstream.circuits import (
@@ -207,7 +207,7 @@ class Connector:
             self._tell(WentDown(why, entirely=circuits.down))
         return None
 
-    async def _first_word(self, stream: trio.SocketStream, answering: Allowance) -> bytes:
+    async def _first_word(self, stream: Stream, answering: Allowance) -> bytes:
         """Give the beginning of the greeting. Raises `DialError`, or `Silent`."""
         why = "it closed the connection before its greeting"
         try:
@@ -240,7 +240,7 @@ class Connector:
         if outage is not None:
             self._tell(CameBack(outage, entirely=was_down))
 
-    def _tune(self, stream: trio.SocketStream) -> None:
+    def _tune(self, stream: Stream) -> None:
         with suppress(OSError):  # it may have gone already, which the greeting will tell
             tune(
                 stream.socket,  # type: ignore[arg-type] # a Trio socket has what is needed of a plain one

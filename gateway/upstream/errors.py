@@ -62,6 +62,11 @@ _PASSED_ON = frozenset(
 )
 
 
+def refusal_at_home(refused: Refused) -> Refusal:
+    """Give what a client is told when the home of its disk refused, which says it as we would."""
+    return Rejected(refused.reply, refused.text or str(refused))
+
+
 def refusal_for_client(refused: Refused) -> Refusal:
     """Give what a client is told when the upstream refused (nbd-reference, appendix C)."""
     text = f"upstream: {refused}"

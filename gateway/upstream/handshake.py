@@ -42,7 +42,7 @@ that at once."""
 class Reached:
     """A connection on which the server has begun to greet."""
 
-    stream: trio.SocketStream
+    stream: Stream
     peer: Peer
     said: bytes
     """The beginning of the greeting."""

@@ -48,8 +48,10 @@ class Mode:
         return f"what its connection leaves unanswered is asked over another ({self.wanted} wanted)"
 
 
-def mode_of(settings: Upstream) -> Mode:
-    """Give over how many connections an upstream serves, and what becomes of clients when they are lost."""
+def mode_of(settings: Upstream, *, through_us: bool = True) -> Mode:
+    """Give over how many connections an upstream serves, and what becomes of clients when they are lost.
+    `through_us`: see `Survival`.
+    """
     survival = Survival(
         settings.reconnect_seconds,
         Doubt(settings.unflushed),
@@ -59,6 +61,7 @@ def mode_of(settings: Upstream) -> Mode:
         settings.stall_seconds,
         settings.identity == "check",
         settings.sole_writer,
+        through_us,
     )
     return Mode(
         settings.connections,

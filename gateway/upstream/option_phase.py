@@ -26,7 +26,7 @@ from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, sane_block_sizes, usable_size
 from gateway.quirks import TOLD_BY_INFO, Dialect, Evidence, Quirk, dialect_of
 from gateway.upstream.allowance import Allowance
-from gateway.upstream.errors import LostTheWay, refusal_for_client
+from gateway.upstream.errors import LostTheWay, refusal_at_home, refusal_for_client
 from gateway.upstream.handshake import Handshake
 from gateway.upstream.ladder import Rung
 from gateway.upstream.link import Link, Terms
@@ -186,7 +186,7 @@ class OptionPhase:
         if isinstance(answer, Answered):
             self._selected = answer.contexts
         elif answer.reply != Rep.ERR_UNSUP:
-            raise refusal_for_client(answer)
+            raise self._refusal(answer)
         return self._selected
 
     async def list_contexts(self, queries: tuple[str, ...]) -> tuple[MetaContext, ...] | None:
@@ -199,7 +199,7 @@ class OptionPhase:
         self._core.ask_contexts(self.terms.name, queries, select=False)
         answer = await self._handshake.ask()
         if isinstance(answer, Refused):
-            raise refusal_for_client(answer)
+            raise self._refusal(answer)
         listed = answer.contexts
         self._contexts_listed = True
         if queries:
@@ -235,7 +235,7 @@ class OptionPhase:
             answer = await self._handshake.ask()
             if isinstance(answer, Refused):
                 if answer.reply != Rep.ERR_UNSUP:
-                    raise refusal_for_client(answer)
+                    raise self._refusal(answer)
             elif answer.export is not None and not answer.export.size:
                 self._sizeless = True
             elif answer.export is not None:
@@ -271,7 +271,7 @@ class OptionPhase:
             if reply in TOLD_BY_INFO:
                 evidence = replace(evidence, unasked_info=reply)
             elif isinstance(told, Refused) and reply != Rep.ERR_UNSUP:
-                raise refusal_for_client(told)
+                raise self._refusal(told)
         self._evidence = evidence
 
     def _settled(self, evidence: Evidence) -> Evidence | None:
@@ -312,7 +312,7 @@ class OptionPhase:
                     raise InDoubt
                 return link
             if answer.reply != Rep.ERR_UNSUP:
-                raise refusal_for_client(answer)
+                raise self._refusal(answer)
         self._core.export_name(self.terms.name)
         try:
             answer = await self._handshake.ask()
@@ -354,6 +354,8 @@ class OptionPhase:
             self._core.extended,
         )
         export = dialect.repair(export)
+        if self._server.recipe.at_home:
+            export = replace(export, any_alignment=True)
         if self._server.settings.same_storage and not export.flags & TransmissionFlag.READ_ONLY:
             # A FLUSH covers what one server has been given, and the next connection may be to another.
             export = replace(export, flags=export.flags & ~TransmissionFlag.CAN_MULTI_CONN)
@@ -386,6 +388,10 @@ class OptionPhase:
             raise LostTheWay(f"{len(early)} bytes came that nothing asked for")
         return self._opened
 
+    def _refusal(self, refused: Refused) -> Refusal:
+        at_home = self._server.recipe.at_home
+        return refusal_at_home(refused) if at_home else refusal_for_client(refused)
+
     async def list_exports(self) -> list[ListedExport]:
         """Send LIST. An oldstyle server has the default export and nothing else."""
         if self._opened is not None:
@@ -395,7 +401,7 @@ class OptionPhase:
         self._core.list_exports()
         answer = await self._handshake.ask()
         if isinstance(answer, Refused):
-            raise refusal_for_client(answer)
+            raise self._refusal(answer)
         self._server.misnamed = answer.misnamed
         if answer.misnamed and self._server.told.is_news("", Misnamed.__name__):
             self._server.tell(Misnamed(answer.misnamed))

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-import trio
-
 from gateway.config import Upstream
+from gateway.net.drive import Stream
 from gateway.net.processes import Processes
 from gateway.peer import Peer
 from gateway.upstream.backends import Backend, Connect
@@ -35,10 +34,15 @@ class Recipe:
     backend: Backend
     uri: NbdUri | None = None
     """Where an export was switched to; None: it is the upstream of the configuration."""
+    at_home: bool = False
+    """It is the gateway of a fleet that is the home of a disk, and sees to all that the upstream needs
+    (`gateway.sessions.led`)."""
 
     @property
     def name(self) -> str:
         """What the server is called."""
+        if self.at_home:
+            return f"{self.upstream}@home"
         return self.upstream if self.uri is None else str(self.uri)
 
     @property
@@ -68,7 +72,7 @@ class Recipe:
         return self.backend.processes if self.settings.server_is_peer else None
 
     @property
-    def peer_of(self) -> Callable[[trio.SocketStream], Peer]:
+    def peer_of(self) -> Callable[[Stream], Peer]:
         """Says who is at the other end of a connection that has just been made."""
         return self.backend.peer_of if self.processes is None else self.processes.at
 

@@ -54,7 +54,7 @@ class Server:
         """How it is spoken to."""
         self.tls: Sequence[Tls] = tls
         self.chance = chance
-        self.mode = mode_of(recipe.settings)
+        self.mode = mode_of(recipe.settings, through_us=not recipe.at_home)
         """Over how many connections it serves, and what becomes of clients when they are lost."""
         self.disks = recipe.backend.disks
         """Whose disks they are: servers for which this is equal lead to the same disks, however they are spoken

@@ -547,8 +547,9 @@ class Watched(Losses):
         *,
         said: bool = False,
         known: bool = False,
+        alone: bool = False,
     ) -> None:
-        super()._lose(taken, why, said=said, known=known)
+        super()._lose(taken, why, said=said, known=known, alone=alone)
         if any(eras and (said or not trail.believed) for trail, eras in taken.items()):
             self._history.find()
 
@@ -569,6 +570,9 @@ class Process:
 
     provable = True
     ended = False
+
+    def kept(self) -> bool:
+        return False
 
     def gone(self) -> bool:
         return self.ended

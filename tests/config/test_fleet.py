@@ -87,3 +87,49 @@ def test_an_export_of_an_exact_name_may_be_counted() -> None:
     counted = '[[export]]\nname = "a"\nupstream = "u"\n'
     counted += 'policies = [{ use = "limit", connections = 2 }]\n'
     assert parse(LISTEN + SERVER + counted + FLEET, "t", vocabulary()).fleet is not None
+
+
+LONGEST, FENCED = 30 + 2 * 10 + 30, 60 + 2 * 10 + 30
+
+
+def reconnect_seconds(more: str = "", fleet: str = "") -> dict[str, float]:
+    found = parse(LISTEN + SERVER + more + FLEET + fleet, "t").upstream
+    return {name: each.reconnect_seconds for name, each in found.items()}
+
+
+def test_sessions_live_on_for_twice_as_long_as_another_home_may_take() -> None:
+    assert reconnect_seconds() == {"u": 2 * LONGEST}
+    assert reconnect_seconds(fleet='fence = ["/sbin/cut"]\n') == {"u": 2 * FENCED}
+    assert reconnect_seconds("late-write-seconds = 5\n", "lease-seconds = 2\n") == {"u": 2 * 39}
+    assert reconnect_seconds("reconnect-seconds = 1000\n") == {"u": 1000}
+    assert reconnect_seconds("reconnect-seconds = 0\n") == {"u": 0}
+    # Without a fleet nothing of it holds.
+    assert parse(LISTEN + SERVER, "t").upstream["u"].reconnect_seconds == 60
+
+
+def test_what_is_on_its_way_is_so_for_the_server_whatever_leads_there() -> None:
+    more = '[upstream.v]\nuri = "nbd://127.0.0.1"\nlate-write-seconds = 100\n'
+    more += '[upstream.w]\nuri = "nbd://127.0.0.2"\n'
+    exports = '[[export]]\nname = "d"\nupstream = "u"\n'
+    assert reconnect_seconds(more + exports) == {"u": 300, "v": 300, "w": 160}
+    more += f"reconnect-seconds = 160\n{exports}"
+    assert reconnect_seconds(more) == {"u": 300, "v": 300, "w": 160}
+
+
+@pytest.mark.parametrize(
+    ("more", "fleet", "longest", "least", "got"),
+    [
+        ("", "", LONGEST, 160, 159.5),
+        ("", 'fence = ["/sbin/cut"]\n', FENCED, 220, 160),
+        ("late-write-seconds = 5\n", "lease-seconds = 2\n", 39, 78, 77),
+        ('late-write-seconds = "x"\n', "lease-seconds = true\n", LONGEST, 160, 1),
+    ],
+)
+def test_sessions_that_would_end_before_another_home_begins(
+    more: str, fleet: str, longest: float, least: float, got: float
+) -> None:
+    found = problems(LISTEN + SERVER + more + f"reconnect-seconds = {got}\n" + FLEET + fleet)
+    said = (
+        f"may wait {longest:g} s for its home: expected twice that, {least:g}, or more, got {got:g}"
+    )
+    assert said in found

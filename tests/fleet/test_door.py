@@ -9,24 +9,21 @@ from pathlib import Path
 import pytest
 import trio
 
-from gateway.fleet.door import NotTaken, answer, lead, received
+from gateway.fleet.door import NotTaken, answer, ask_if_kept, lead, received
 from gateway.handover.given import DiskSite, Given
 from gateway.handover.message import NotUnderstood
 from gateway.identity import Identity
 from gateway.net.secure import TlsError, TlsStream
-from gateway.protocol.server_role import Unfinished
 from gateway.tls.credentials import client_credentials, server_credentials
 from gateway.uri import NbdUri, parse_nbd_uri
 from gateway.wire.errors import WireError
 from gateway.wire.proxy import ProxySource, decode_header, encode_header
 from tests.fleet.running import write_pki
 
-UNREAD = b"an option that is not answered"
 SITE = DiskSite(frozenset({("tcp", "10.0.0.5", "10809")}), "d")
-TALK = Unfinished(3, True, False, False, 1, 0, UNREAD)
-GIVEN = Given(0, "abc-1", ("TCP", "h", 1), Identity.at("192.0.2.1", 7), SITE, 0.5, TALK)
+GIVEN = Given(0, "abc-1", ("TCP", "h", 1), Identity.at("192.0.2.1", 7), SITE, 0.0, None)
 
-Serve = Callable[[TlsStream, Given], Awaitable[None]]
+Serve = Callable[[TlsStream, Given | str], Awaitable[None]]
 
 
 @pytest.fixture(scope="module")
@@ -56,32 +53,37 @@ async def door(pki: Path, serve: Serve, failed: list[Exception]) -> AsyncIterato
 
 
 async def led(pki: Path, serve: Serve, given: Given = GIVEN) -> tuple[bytes, list[Exception]]:
-    """Lead a client; give what came for it with the answer."""
+    """Lead a client; give what was said after the answer."""
     failed: list[Exception] = []
     async with door(pki, serve, failed) as uri:
-        sock, said = await lead(uri, client_credentials(pki, hostname="127.0.0.1"), given, 10)
-        sock.close()
+        stream = await lead(uri, client_credentials(pki, hostname="127.0.0.1"), given, 10)
+        said = b""
+        while more := await stream.receive_some():
+            said += more
+        await stream.aclose()
     return said, failed
 
 
 async def test_what_is_known_of_a_client_comes_with_it(pki: Path) -> None:
-    came: list[tuple[Given, bytes]] = []
+    came: list[Given | str] = []
 
-    async def serve(stream: TlsStream, given: Given) -> None:
-        came.append((given, await stream.receive_some()))
+    async def serve(stream: TlsStream, given: Given | str) -> None:
+        came.append(given)
         await answer(stream, "taken")
+        await stream.aclose()
 
     assert (await led(pki, serve))[0] == b""
-    [(given, sent)] = came
-    assert sent == UNREAD
+    [given] = came
+    assert isinstance(given, Given)
     assert (given.identity, given.site, given.session_id) == (GIVEN.identity, SITE, "abc-1")
 
 
-async def test_what_the_home_says_with_its_answer_is_the_clients(pki: Path) -> None:
-    async def serve(stream: TlsStream, _given: Given) -> None:
-        await stream.send_all(b'{"said": "taken", "why": ""}\nan answer')
+async def test_what_the_home_says_with_its_answer_is_its_greeting(pki: Path) -> None:
+    async def serve(stream: TlsStream, _given: Given | str) -> None:
+        await stream.send_all(b'{"said": "taken", "why": ""}\na greeting')
+        await stream.aclose()
 
-    assert (await led(pki, serve))[0] == b"an answer"
+    assert (await led(pki, serve))[0] == b"a greeting"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,7 @@ async def test_what_the_home_says_with_its_answer_is_the_clients(pki: Path) -> N
 async def test_a_client_that_is_not_taken(
     pki: Path, said: bytes, again: bool, expected: str
 ) -> None:
-    async def serve(stream: TlsStream, _given: Given) -> None:
+    async def serve(stream: TlsStream, _given: Given | str) -> None:
         await stream.send_all(said)
         await stream.aclose()
 
@@ -110,6 +112,23 @@ async def test_a_client_that_is_not_taken(
             raised.append(error)
     assert expected in str(raised[0])
     assert raised[0].again is again
+
+
+@pytest.mark.parametrize(("said", "kept"), [("kept", True), ("not known", False), ("", False)])
+async def test_a_home_is_asked_whether_it_has_kept_all(pki: Path, said: str, kept: bool) -> None:
+    asked: list[Given | str] = []
+
+    async def serve(stream: TlsStream, client: Given | str) -> None:
+        asked.append(client)
+        if said:
+            await answer(stream, said)
+        await stream.aclose()
+
+    credentials = client_credentials(pki, hostname="127.0.0.1")
+    async with door(pki, serve, []) as uri:
+        assert await ask_if_kept(uri, credentials, "abc-1", 10) is kept
+    assert asked == ["abc-1"]
+    assert not await ask_if_kept(parse_nbd_uri("nbds://127.0.0.1:1"), credentials, "abc-1", 10)
 
 
 async def test_nobody_there() -> None:
@@ -124,7 +143,7 @@ async def test_a_stranger_is_not_believed(pki: Path, tmp_path: Path) -> None:
     write_pki(tmp_path)
     (tmp_path / "ca-cert.pem").write_bytes((pki / "ca-cert.pem").read_bytes())
 
-    async def serve(_stream: TlsStream, _given: Given) -> None:
+    async def serve(_stream: TlsStream, _given: Given | str) -> None:
         raise AssertionError
 
     failed: list[Exception] = []
@@ -147,7 +166,7 @@ async def test_a_stranger_is_not_believed(pki: Path, tmp_path: Path) -> None:
     ],
 )
 async def test_what_is_not_understood_ends_the_connection(pki: Path, data: bytes) -> None:
-    async def serve(_stream: TlsStream, _given: Given) -> None:
+    async def serve(_stream: TlsStream, _given: Given | str) -> None:
         raise AssertionError
 
     failed: list[Exception] = []

@@ -61,7 +61,7 @@ class TestBesideEtcd:
             a.office.at_the_end = lambda: may.append(home.may(a.member.held))
             number = await a.drain()
             await a.has(0)
-            assert a.office.events == ["at rest", "key removed", "sessions end"]
+            assert a.office.events == ["at rest", "key removed", "vouched for", "sessions end"]
             assert may == [False]
             assert await b.serves("d")
             far = None
@@ -96,6 +96,7 @@ class TestBesideEtcd:
             await a.has(0)
             assert await b.serves("l")
             assert b.office.told == [LOST]
+            assert "vouched for" not in a.office.events
             assert await a.undrain()
 
     async def test_what_would_be_harmed_stays_until_the_deadline(self, one: Members) -> None:
@@ -158,7 +159,7 @@ class TestBesideEtcd:
             a.etcd.loses = 1
             await a.drain()
             await a.has(0)
-            assert a.office.events == ["at rest", "key removed", "sessions end"]
+            assert a.office.events == ["at rest", "key removed", "vouched for", "sessions end"]
             assert await b.serves("x")
             assert await a.undrain()
 

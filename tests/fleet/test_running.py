@@ -42,6 +42,7 @@ async def written(gateway: OneGateway, data: bytes) -> bytes:
     while True:
         with suppress(EOFError, trio.BrokenResourceError):
             client = await gateway.session_again()
+            await client.error(Cmd.FLUSH)  # what may be lost it hears first, and reads then
             before = await client.read(0, 512)
             if await client.error(Cmd.WRITE, data=data) == 0:
                 return before
@@ -62,7 +63,8 @@ async def test_a_disk_has_one_home_whoever_its_clients_came_to(tmp_path: Path) -
             assert await client.read(0, 3 * 512) == 3 * A
             assert await client.error(Cmd.FLUSH) == 0
         home = await all_.home()
-        assert len(await home.sessions()) == 3
+        at_home = await home.sessions()
+        assert [each["upstream"] for each in at_home] == ["u"] * 3
         run = await trio.run_process(
             [sys.executable, "-m", "gateway", "fleet", "--json", "--config", tmp_path / "a.toml"],
             capture_stdout=True,
@@ -72,10 +74,13 @@ async def test_a_disk_has_one_home_whoever_its_clients_came_to(tmp_path: Path) -
         assert homes == {name: int(name == home.name) for name in "abc"}
         disk = f"unix {tmp_path}/u.sock d"
         assert shown["disks"] == [{"disk": disk, "home": home.name, "before": []}]
-        assert not [await each.sessions() for each in all_.others(home) if await each.sessions()]
+        for each in all_.others(home):
+            [led] = await each.sessions()
+            assert led["upstream"] == "u@home"
+            assert led["session"] in {one["session"] for one in at_home}
 
 
-async def test_a_home_that_is_killed_takes_its_clients_along_and_another_one_waits(
+async def test_a_home_that_is_killed_takes_its_own_clients_along_and_another_one_waits(
     tmp_path: Path,
 ) -> None:
     """The client knows: its connection is closed, and a FLUSH that was not answered was none."""
@@ -84,9 +89,9 @@ async def test_a_home_that_is_killed_takes_its_clients_along_and_another_one_wai
         first = await all_["a"].session()
         assert await first.error(Cmd.WRITE, data=A) == 0
         home = await all_.home()
-        led = await all_.others(home)[0].session()
+        here = await home.session()
         home.kill()
-        assert await ended(led)
+        assert await ended(here)
         assert await written(all_.others(home)[0], B) == A
         new = await all_.home()
         assert new is not home
@@ -106,8 +111,14 @@ async def test_a_home_that_ends_in_good_order_gives_its_disks_away(tmp_path: Pat
         assert await client.error(Cmd.WRITE, data=A) == 0
         assert await client.error(Cmd.FLUSH) == 0
         home = await all_.home()
+        here = await home.session()
+        led = await all_.others(home)[0].session()
+        assert await led.error(Cmd.WRITE, 512, data=B) == 0
+        assert await led.error(Cmd.FLUSH) == 0
         await home.end()
-        assert await ended(client)
+        assert await ended(here)
+        # Whoever came in elsewhere has lost nothing, and sees that the new home is there.
+        assert await led.error(Cmd.WRITE, 512, data=C) == 0
         again = await all_.others(home)[0].session_again()
         assert await again.read(0, 512) == A
         assert "not given away" not in home.said

@@ -510,6 +510,68 @@ def test_a_link_that_dies_is_one_loss_whenever_it_was_written_to(disk: Disk) -> 
     assert len(disk.said) == 1
 
 
+@pytest.mark.parametrize("doubt", [True, False])
+def test_what_others_wrote_unseen_is_lost_with_a_link_that_spoke_for_it(
+    disk: Disk, doubt: bool
+) -> None:
+    one, other = disk.session(), disk.session()
+    one.trail.unseen = True
+    one.die(doubt=doubt)
+    if doubt:
+        disk.losses.lose(one.trail, "nobody has said that it is kept")
+    assert [other.flush(), other.flush()] == [Errno.EIO, 0]
+    disk.losses.came_up(one.trail)
+    assert [one.flush(), one.flush()] == [Errno.EIO, 0]
+    assert not one.is_lost(HERE)  # nobody knows where
+
+
+def test_what_others_wrote_unseen_is_in_doubt_with_the_rest(disk: Disk) -> None:
+    one = disk.session()
+    one.trail.unseen = True
+    one.die(doubt=True)
+    later = disk.session()
+    assert later.flush() is None
+    disk.losses.is_durable(one.trail)
+    assert later.heard == [(0, "")]
+    disk.losses.came_up(one.trail)
+    assert one.flush() == 0
+
+
+def test_what_others_wrote_unseen_nobody_relies_on_where_a_flush_speaks_for_its_own(
+    disk: Disk,
+) -> None:
+    one, other = disk.session(own=True), disk.session(own=True)
+    one.trail.unseen = True
+    one.die()
+    disk.losses.came_up(one.trail)
+    assert one.flush() == other.flush() == 0
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_what_others_wrote_unseen_each_is_told_of_by_the_other_side(
+    disk: Disk, written: bool
+) -> None:
+    """It is a gateway, and goes by this rule. A FLUSH of our own that it fails tells its session alone."""
+    one, other = disk.session(), disk.session()
+    for session in (one, other):
+        session.trail.unseen = True
+        session.debt.trail = session.trail
+        if written:
+            session.write(HERE)
+    disk.losses.flush_failed(one.trail, Errno.EIO)
+    assert one.is_lost(HERE) is written
+    assert not other.is_lost(HERE)
+    assert [one.flush(), one.flush()] == [Errno.EIO, 0]
+    assert [other.flush(error=Errno.EIO), one.flush(), other.flush()] == [Errno.EIO, 0, 0]
+
+
+def test_what_others_wrote_unseen_is_there_if_the_server_is_believed(disk: Disk) -> None:
+    one, other = disk.session(), disk.session()
+    one.trail.unseen = one.trail.believed = True
+    one.die()
+    assert other.flush() == 0
+
+
 # --- In doubt
 
 

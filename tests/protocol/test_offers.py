@@ -116,6 +116,17 @@ def test_what_is_told_of_block_sizes_makes_sense_where_they_are_larger_than_a_re
     assert told == sane_block_sizes(told) == BlockSizes(512, 64 * MIB, 64 * MIB)
 
 
+def test_blocks_are_told_as_they_are_whoever_sees_to_them() -> None:
+    """A gateway behind this one sees to requests of any alignment: nothing is put together here."""
+    said = BlockSizes(4096, 4096, MIB)
+    for any_alignment in (True, False):
+        export = Export(MIB, 0, said, any_alignment=True)
+        assert (export.minimum, export.stated_minimum) == (1, 4096)
+        told = offer(view_of(export, any_alignment=any_alignment), structured=False)
+        assert told.block_sizes == said
+        assert told.alignment == (1 if any_alignment else 4096)
+
+
 def test_repaired() -> None:
     export = Export(MIB, MULTI_CONN | FLUSH)
     one, other = (

@@ -12,6 +12,7 @@ import trio.testing
 from gateway.access.chain import Placed
 from gateway.embedded import PERSONALITIES, MemoryDisk, Request, Server
 from gateway.links.trunk import Trunk
+from gateway.net.drive import Stream
 from gateway.sessions.holding import NotDone
 from gateway.sessions.pausing import Target
 from gateway.wire.constants import Cmd, Errno
@@ -145,7 +146,7 @@ async def test_the_old_connections_are_closed_first(
         target = here.target(made)
         [connect] = target.server.connector.connects
 
-        async def connect_then() -> trio.SocketStream:
+        async def connect_then() -> Stream:
             closed.append(all(each.closed.is_set() for each in before))
             return await connect()
 

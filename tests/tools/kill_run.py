@@ -514,8 +514,9 @@ class Connection:
 class Load:
     """Clients, and what they know."""
 
-    def __init__(self, plan: Plan, report: Report, socket: Path) -> None:
+    def __init__(self, plan: Plan, report: Report, socket: Path, export: str = "d") -> None:
         self.plan = plan
+        self.export = export
         self.report = report
         self.oracle = Oracle(
             plan.blocks, lossless=plan.lossless, survives=plan.survival, grain=plan.grain
@@ -600,7 +601,7 @@ class Load:
 
     async def _opened(self, client: Client, session: Session) -> Connection:
         with trio.fail_after(REPLY_SECONDS):
-            answered = await client.go("d", structured=False)
+            answered = await client.go(self.export, structured=False)
         assert answered.export is not None
         session.open()
         offered = answered.export.flags & Flag.CAN_MULTI_CONN

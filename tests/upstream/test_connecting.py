@@ -14,6 +14,7 @@ from gateway.config import Config, parse
 from gateway.embedded import PERSONALITIES, MemoryDisk, Server
 from gateway.embedded.faults import SILENT_AFTER_GREETING, Faults
 from gateway.net.dial import DialError
+from gateway.net.drive import close_stream
 from gateway.upstream import server as upstream
 from gateway.upstream.configured import Servers, servers_of
 from gateway.upstream.errors import Full, Silent, Unreachable
@@ -83,7 +84,7 @@ async def outcome(connect: Callable[[], Awaitable[Reached]]) -> tuple[float, str
     """How long connecting takes, and what is said if it fails."""
     began = trio.current_time()
     try:
-        await trio.aclose_forcefully((await connect()).stream)
+        await close_stream((await connect()).stream)
     except Unreachable as error:
         return trio.current_time() - began, error.text
     return trio.current_time() - began, ""

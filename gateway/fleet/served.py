@@ -1,0 +1,179 @@
+"""The disks that are served here: what a member of a fleet asks of the gateway around it (`office`).
+
+A session is on a disk as its home serves it, or it is led to the home from here (`gateway.sessions.led`). Here
+only the first ones count: the others have the disk at another gateway, or they have it by a session that counts
+itself. So they keep no disk here, nothing of them is held, and they outlive whatever becomes of the disk.
+
+Whose client came in here and is served here has no gateway that goes after the home for him. He stays until he
+leaves, or until somebody ends the session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from gateway.fleet.home import DiskHome, NotNow
+from gateway.fleet.record import LostOf
+from gateway.hub.ends import Cause
+from gateway.links.disk import NOT_REMEMBERED
+from gateway.plural import plural
+from gateway.sessions.holding import Holding, NotDone, Within
+from gateway.sessions.opened import Location
+from gateway.sessions.pausing import COMMAND_SECONDS
+from gateway.sessions.service import Relayed, Service
+from gateway.upstream.server import Server
+
+if TYPE_CHECKING:
+    from gateway.fleet.member import FleetMember
+
+MOST_KEPT = 10_000
+"""Clients that are remembered because nothing of theirs is lost: as many as may be led here at a time. Of more,
+the first are forgotten. They are told of a loss that is none."""
+
+
+class ServedHere:
+    """A `FleetOffice`. `is_led` says whether a client was led here, by its id; the others came in here."""
+
+    def __init__(self, is_led: Callable[[str], bool]) -> None:
+        self._is_led = is_led
+        self._service: Service
+        self._member: FleetMember
+        self._kept: dict[str, None] = {}
+
+    def begin(self, service: Service, member: FleetMember) -> None:
+        """Know the gateway, and its member, from now on."""
+        self._service, self._member = service, member
+
+    # --- Which sessions
+
+    def is_used(self, disk: str) -> bool:
+        """See `FleetOffice`."""
+        opening = (each.location for each in self._service.opening)
+        return bool(self._running_on(disk)) or any(self._is_on(each, disk) for each in opening)
+
+    def _is_on(self, location: Location, disk: str) -> bool:
+        server = location.server
+        at_home = server.recipe.at_home
+        return not at_home and self._member.disk_of(server.settings, location.name) == disk
+
+    def _running_on(self, disk: str) -> list[Relayed]:
+        """Give the sessions of a disk that are served here."""
+        running = list(self._service.running)
+        return [each for each in running if self._is_on(each.opened.location, disk)]
+
+    def end_sessions(self, disk: str, why: str, *, lost: bool) -> None:
+        """See `FleetOffice`."""
+        seconds = 0 if lost else self._service.config.drain_seconds
+        for running in self._running_on(disk):
+            cause = Cause.UPSTREAM_LOST if lost else Cause.DRAIN
+            running.relaying.finish(why, seconds, cause)
+
+    # --- A disk that is given away
+
+    def why_stays(self, disk: str) -> str:
+        """See `FleetOffice`."""
+        running = self._running_on(disk)
+        here = sum(not self._is_led(_client(each)) for each in running)
+        if here:
+            clients = plural(here, "session whose client", "sessions whose clients")
+            return f"{clients} came in here"
+        untold = (each.losses.untold() for each in {each.disk for each in running})
+        count = sum(each.sessions for each in untold if each is not None)
+        have = plural(count, "session that has", "sessions that have")
+        return f"{have} still to be told what was lost" if count else ""
+
+    @asynccontextmanager
+    async def at_rest(self, disk: str) -> AsyncIterator[None]:
+        """See `FleetOffice`."""
+
+        def names() -> set[str]:
+            opening = [each for each in self._service.opening if self._is_on(each.location, disk)]
+            return {each.name for each in self._running_on(disk)} | {
+                each.grant.name for each in opening
+            }
+
+        # Those that are led elsewhere wait for the ones that are served here: they would never be quiet.
+        holding = Holding(self._service, lambda location: not location.server.recipe.at_home)
+        held = names()
+        try:
+            within = Within(COMMAND_SECONDS)
+            await holding.hold(held, within, accept_loss=True, who="fleet drain")
+        except NotDone as error:
+            raise NotNow(str(error)) from None
+        try:
+            if names() - held:
+                raise NotNow("somebody has opened it meanwhile")
+            yield
+        finally:
+            holding.let_go_on(*held)
+
+    def vouch(self, disk: str) -> None:
+        """See `FleetOffice`."""
+        for running in self._running_on(disk):
+            self.comes(_client(running))  # the newest are the last
+            self._kept[_client(running)] = None
+        for each in [*self._kept][:-MOST_KEPT]:
+            del self._kept[each]
+
+    def has_kept(self, client: str) -> bool:
+        """Say whether all is durable that a client was answered here, and nothing of it is under way: its disk
+        was given away.
+        """
+        return client in self._kept
+
+    def comes(self, client: str) -> None:
+        """A client is led here: from now on something may be lost that it is answered."""
+        self._kept.pop(client, None)
+
+    # --- What was lost
+
+    def lost(self, home: DiskHome) -> Collection[LostOf]:
+        """See `FleetOffice`."""
+        disks, found = self._service.disks, list[LostOf]()
+        for server in self._servers_of(home):
+            if home.name is not None:
+                # One that is remembered by a hash alone is found by its name.
+                disks.at(server, home.name)
+            for each in disks.there():
+                key, name = each.key
+                if key != server.disks or home.name not in (None, name):
+                    continue
+                untold, left = each.losses.untold(), each.losses.left_behind()
+                why = [*(untold.why if untold else ()), *([left[0]] if left else ())]
+                ranges = {*(untold.ranges if untold else ()), *(left[1] if left else ())}
+                if why:
+                    found.append(LostOf(name, "; ".join(dict.fromkeys(why)), tuple(sorted(ranges))))
+            named, all_of = disks.remembered()
+            if home.name is None and (
+                server.disks in all_of or any(at == server.disks for at, _ in named)
+            ):
+                found.append(LostOf(None, NOT_REMEMBERED))
+        return found
+
+    def tell(self, home: DiskHome, lost: Collection[LostOf]) -> None:
+        """See `FleetOffice`."""
+        disks = self._service.disks
+        for server in self._servers_of(home)[:1]:
+            for each in lost:
+                name = home.name if each.name is None else each.name
+                if name is None:
+                    disks.remember(server.disks, None)
+                    continue
+                disk = disks.at(server, name)
+                disk.losses.tell_the_next(each.why, each.ranges)
+                disk.is_left()  # nobody is on it yet
+
+    def _servers_of(self, home: DiskHome) -> list[Server]:
+        """Give the servers that lead to a disk, of those with the same disks one."""
+        found = {
+            each.disks: each
+            for each in self._service.led_to
+            if self._member.disk_of(each.settings, home.name or "") == home.disk
+        }
+        return [*found.values()]
+
+
+def _client(running: Relayed) -> str:
+    return running.membership.session.client.id
