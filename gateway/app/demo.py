@@ -94,6 +94,8 @@ class Seen:
     """Each trial with what came of it direct, and through the gateway."""
     page: str
     """Where a browser looks at the gateway, with the token by which one may do everything there."""
+    control: Path
+    """Where the verbs of the command line find it."""
 
 
 async def demo(show: Callable[[Seen], None]) -> int:
@@ -111,6 +113,7 @@ async def demo(show: Callable[[Seen], None]) -> int:
         page = f"http://127.0.0.1:{_free(PAGE_PORT)}"
         token = secrets.token_urlsafe(24)
         listening = trio.Event()
+        control = Path()
 
         async def look() -> None:
             await listening.wait()
@@ -121,17 +124,17 @@ async def demo(show: Callable[[Seen], None]) -> int:
             link = await _link(parse_nbd_uri(f"{gateway}/{restore}"), work.RECEIVE_BYTES)
             nursery.start_soon(work.slow_restore, link)
             nursery.start_soon(work.machine, await _open(parse_nbd_uri(f"{gateway}/{machine}")))
-            show(await _look(upstreams, gateway, f"{page}/#token={token}"))
+            show(await _look(upstreams, gateway, f"{page}/#token={token}", control))
 
         nursery.start_soon(look)
         failed: StartError | None = None
         with tempfile.TemporaryDirectory(prefix="nbd-gateway-demo-") as directory:
-            tokens = Path(directory) / "tokens"
+            tokens, control = Path(directory) / "tokens", Path(directory) / "control"
             tokens.touch(0o600)
             tokens.write_text(f"full demo {token}\n")
             try:
                 status = await app.serve(
-                    _config(gateway, upstreams, page, tokens),
+                    _config(gateway, upstreams, page, tokens, control),
                     listening=lambda _uris: listening.set(),
                 )
             except StartError as error:  # as itself, not in the nursery's group
@@ -142,9 +145,12 @@ async def demo(show: Callable[[Seen], None]) -> int:
     return status
 
 
-def _config(gateway: str, upstreams: dict[str, NbdUri], page: str, tokens: Path) -> Config:
+def _config(
+    gateway: str, upstreams: dict[str, NbdUri], page: str, tokens: Path, control: Path
+) -> Config:
     lines = [f'listen = [{{ uri = "{gateway}" }}]', 'log.level = "error"']
     lines += [f"drain-seconds = {DRAIN_SECONDS}"]
+    lines += [f'control.socket = "{control}"']
     lines += [f'admin = {{ uri = "{page}", tokens = "{tokens}" }}']
     for name, uri in upstreams.items():
         upstream = SERVERS[name]
@@ -174,7 +180,7 @@ async def _serve(server: Server, port: int, nursery: trio.Nursery) -> NbdUri:
     return parse_nbd_uri(f"nbd://127.0.0.1:{listeners[0].socket.getsockname()[1]}")
 
 
-async def _look(upstreams: dict[str, NbdUri], gateway: str, page: str) -> Seen:
+async def _look(upstreams: dict[str, NbdUri], gateway: str, page: str, control: Path) -> Seen:
     """Try all of it, on both sides."""
     through = {name: parse_nbd_uri(f"{gateway}/{name}") for name in upstreams}
     return Seen(
@@ -193,6 +199,7 @@ async def _look(upstreams: dict[str, NbdUri], gateway: str, page: str) -> Seen:
             ]
         ),
         page,
+        control,
     )
 
 

@@ -66,6 +66,11 @@ def show(seen: Seen) -> None:
         soft_wrap=True,
     )
     console.print(
+        f"\nThe same in a terminal (`status`, `sessions`, `exports` and others know the socket as well):\n\n"
+        f"  nbd-gateway top --socket {seen.control}",
+        soft_wrap=True,
+    )
+    console.print(
         f"\nServing until Ctrl-C. From another terminal:\n\n  nbdcopy {seen.through} null:\n"
         f"  nbdinfo {seen.through}\n"
         f"  nbdcopy {seen.direct} null:     (hangs: the same server, direct)",

@@ -136,7 +136,8 @@ def socket_of(path: Path, verb: str) -> Path:
         socket = load(path, vocabulary()).control.socket
     except ConfigError as error:
         wrong = "; ".join(map(str, error.problems))
-        raise NoAnswer(f"no gateway was asked to {verb}, for this is wrong: {wrong}") from None
+        which = "" if path.exists() else "; --config says which it is, or --socket where to ask"
+        raise NoAnswer(f"no gateway was asked, for this is wrong: {wrong}{which}") from None
     if socket is None:
         instead = "; without one, SIGHUP reloads a gateway" if verb == "reload" else ""
         raise NoAnswer(f'{path} has no [control] with socket = "PATH"{instead}')

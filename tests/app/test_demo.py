@@ -42,6 +42,7 @@ async def test_what_it_shows(
 
         def look(seen: Seen) -> None:
             show(seen)
+            assert seen.control.is_socket()
             shown.append(seen)
             scope.cancel()
 
@@ -57,6 +58,7 @@ async def test_what_it_shows(
     said = capsys.readouterr().out
     assert "CACHE is meant" in said
     assert re.search(r"http://127\.0\.0\.1:\d+/#token=\S{32}\n", said)
+    assert f"  nbd-gateway top --socket {seen.control}\n" in said
     assert all(outcome[0] in said for outcome in MEETS.values())
 
 

@@ -1,8 +1,8 @@
 """Whoever looks holds nobody up: between two turns of the others little is done, however much there is to show.
 
 What is counted are calls of functions, Python's and C's. A millisecond has time for some 6,000 of them on a
-slow machine, and unlike a clock they are the same on all. What one call in C takes long for is bounded beside
-that: no more than so many bytes become JSON at once.
+slow machine, and unlike a clock they are the same on all. What one call in C takes long for is bounded as well:
+no more than so many bytes become JSON at once.
 """
 
 from __future__ import annotations
