@@ -6,6 +6,8 @@ import socket
 import struct
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from tests.tools.patience import HANG_SECONDS
+
 OPT_GO = 7
 REP_ACK = 1
 REP_INFO = 3
@@ -36,6 +38,13 @@ class RawClient:
         )
         while (kind := self._option_reply()) != REP_ACK:
             assert kind == REP_INFO, f"GO was refused with {kind:#x}"
+
+    @classmethod
+    def connected(cls, port: int, seconds: float = HANG_SECONDS) -> RawClient:
+        """One that has connected, and says and reads nothing by itself."""
+        client = cls.__new__(cls)
+        client.socket = socket.create_connection(("127.0.0.1", port), seconds)
+        return client
 
     def _option_reply(self) -> int:
         magic, option, kind, length = struct.unpack("!QIII", self.receive(20))

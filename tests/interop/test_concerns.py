@@ -1,19 +1,22 @@
 """What wears a service out, tried on a gateway from outside: the concerns of other proxies' suites, each once.
 
-    reload under load, broken certificate     test_reload.py
+    reload under load, broken certificate     test_reload.py; in each of many upgrades: test_upgrade.py
     certificates exchanged under load         test_tls.py
     CA exchanged                              here
     drain under load                          here; SIGTERM with requests under way: test_ends.py
-    SIGHUP during drain                       here
-    handshake flood, handshakes that stall    here
+    SIGHUP during drain                       here; during an upgrade: test_upgrade.py
+    handshake flood, handshakes that stall    here; over TLS, at each step, in an upgrade: test_upgrade.py
     idle clients                              here
     backend flapping                          test_restarts.py
     accept errors                             tests/cli/test_serving.py
+    connection lifetime                       tests/sessions/test_lifetime.py
     full duplex, half-close with answers      test_ends.py
     tiny writes                               here
     watchdog, socket activation               tests/cli/test_service.py
+    clock jumps                               tests/upgrade/test_pauses.py, tests/tickets/test_book.py
 
-A bound on how long a connection may live is no feature of the gateway, so nothing is tried of it.
+What befalls a gateway while a newer one takes its place is tried in test_upgrade.py, and their deaths in
+test_upgrade_deaths.py.
 """
 
 from __future__ import annotations

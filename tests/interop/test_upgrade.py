@@ -8,8 +8,12 @@ import os
 import re
 import signal
 import socket
+import ssl
+import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ from .conftest import make_image, sha256
 from .gateways import MODE, disks
 from .loads import verified, writing
 from .processes import Process, attempt, run, wait_until
+from .rawclient import RawClient
 from .servers import Servers, free_port
 from .upgraded import Upgraded, lives
 
@@ -374,6 +379,156 @@ def test_the_admin_interface_goes_along(
     assert unix.exists()
     gateway.end()
     assert not unix.exists()
+
+
+# --- Handshakes
+
+
+class HalfThere:
+    """A client over TLS that goes as far as it is told: its own end of TLS is in memory."""
+
+    STEPS = ("connected", "has said its flags", "has asked for TLS", "has said half a hello")
+
+    def __init__(self, port: int, authority: Path) -> None:
+        self.raw = RawClient.connected(port)
+        context = ssl.create_default_context(cafile=authority)
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._in, self._out, server_hostname="localhost")
+        self._step = 0
+
+    def go_to(self, step: int) -> None:
+        while self._step < step:
+            self._step += 1
+            match self._step:
+                case 1:
+                    assert self.raw.receive(18)[:8] == b"NBDMAGIC"
+                    self.raw.socket.sendall(b"\0\0\0\3")
+                case 2:
+                    self.raw.socket.sendall(b"IHAVEOPT" + struct.pack("!II", 5, 0))
+                    assert struct.unpack("!QIII", self.raw.receive(20))[2] == 1
+                case 3:
+                    with suppress(ssl.SSLWantReadError):
+                        self._tls.do_handshake()
+                    self._hello = self._out.read()
+                    self.raw.socket.sendall(self._hello[: len(self._hello) // 2])
+                case _:
+                    self.raw.socket.sendall(self._hello[len(self._hello) // 2 :])
+
+    def finish(self) -> None:
+        """Open the default export, and read of it."""
+        self.go_to(len(self.STEPS))
+        self._until(self._tls.do_handshake)
+        name = struct.pack("!IH", 0, 0)
+        self._say(b"IHAVEOPT" + struct.pack("!II", 7, len(name)) + name)
+        while (reply := struct.unpack("!QIII", self._hear(20)))[2] != 1:
+            assert reply[2] == 3, reply
+            self._hear(reply[3])
+        self._say(self.raw.read_request(7, 0, 512))
+        assert self._hear(16 + 512)[8:] == (7).to_bytes(8) + bytes(512)
+        self.raw.close()
+
+    def _say(self, data: bytes) -> None:
+        self._tls.write(data)
+        self.raw.socket.sendall(self._out.read())
+
+    def _hear(self, count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            data += self._until(lambda: self._tls.read(count - len(data)))  # noqa: B023
+        return data
+
+    def _until(self, act: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                done = act()
+            except ssl.SSLWantReadError:
+                self._pass_on()
+                self._in.write(self.raw.socket.recv(65536))
+            else:
+                self._pass_on()
+                return done
+
+    def _pass_on(self) -> None:
+        if said := self._out.read():
+            self.raw.socket.sendall(said)
+
+
+def test_handshakes_over_tls_in_the_middle_of_an_upgrade(
+    servers: Servers, workdir: Path, gateways: list[Upgraded]
+) -> None:
+    """Whoever is at any step of one comes to its end, in the process where it has begun; and a flood of whole
+    ones meanwhile, none of which is refused."""
+    upstream = servers.nbdkit("memory", f"{4 * MIB}")
+    port = free_port()
+    run(sys.executable, "-m", "gateway", "pki", "init", workdir / "pki")
+    listen = (
+        f'[[listen]]\nuri = "nbds://127.0.0.1:{port}"\ncertificates = "{workdir}/pki"\n'
+        f"verify-client = false\nhandshake-seconds = {HANG_SECONDS:g}\n"
+    )
+    gateway = Upgraded(workdir, listen + disks(f'uri = "{upstream.uri}"'))
+    gateways.append(gateway)
+    authority = workdir / "pki" / "ca-cert.pem"
+    done: list[int] = []
+
+    def flood() -> None:
+        while len(done) < 2:
+            client = HalfThere(port, authority)
+            client.finish()
+            whole.append(1)
+
+    whole: list[int] = []
+    with ThreadPoolExecutor(4) as pool:
+        floods = [pool.submit(flood) for _ in range(4)]
+        try:
+            for _upgrade in range(2):
+                half = [HalfThere(port, authority) for _ in HalfThere.STEPS]
+                for step, client in enumerate(half):
+                    client.go_to(step)
+                before = gateway.upgraded()
+                for client in half:
+                    client.finish()
+                gateway.ended(before)
+                done.append(1)
+        finally:
+            done += [1, 1]
+        for each in floods:
+            each.result(HANG_SECONDS)
+    assert len(whole) > len(floods)
+    assert "handshake failed" not in gateway.end()
+
+
+# --- Tickets
+
+
+def test_a_ticket_for_one_use_is_used_once_across_an_upgrade(
+    servers: Servers, workdir: Path, gateways: list[Upgraded]
+) -> None:
+    """Its use has begun before; who uses it comes again, another one never, and neither after the end."""
+    upstream = servers.nbdkit("memory", f"{4 * MIB}")
+    text = disks(f'uri = "{upstream.uri}"') + f'[tickets]\ndirectory = "{workdir}/tickets"\n'
+    gateway = Upgraded(workdir, text)
+    gateways.append(gateway)
+    made = (sys.executable, "-m", "gateway", "export")
+    said = ("--socket", gateway.socket, "--upstream", "disks", "--upstream-name", "")
+    run(*made, "add", "once", "--once", *said)
+    client = verifying(gateway.uri("once"), 0)
+    wait_until(lambda: "begun" in client.output, "its use has begun")
+    older = gateway.upgraded()
+    run(*made, "add", "later", *said)
+    assert attempt("nbdinfo", "--size", gateway.uri("later")).status == 0
+    second = verifying(gateway.uri("once"), 1)  # the same Unix user: a part of the use
+    wait_until(lambda: "begun" in second.output, "it is a part of it")
+    os.kill(gateway.pid, signal.SIGKILL)
+    wait_until(lambda: gateway.pid == older, "the older one serves again")
+    listed = json.loads(run(*made, "list", "--json", "--socket", gateway.socket))
+    assert {each["export"] for each in listed["tickets"]} == {"once", "later"}
+    assert fine(client)["reconnects"] == 0
+    second.stop()
+    wait_until(lambda: "ticket is over" in gateway.log, "its use is over")
+    gateway.ended(gateway.upgraded())
+    assert attempt("nbdinfo", "--size", gateway.uri("once")).status
+    assert attempt("nbdinfo", "--size", gateway.uri("later")).status == 0
+    gateway.end()
 
 
 # --- Deaths

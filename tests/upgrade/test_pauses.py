@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from pathlib import Path
 
@@ -302,3 +303,23 @@ async def test_no_disk_gets_two_homes_by_a_switch(
                 await read(client)
                 await read(other)
                 assert not any(each.switched for each in made.services)
+
+
+async def test_no_clock_on_the_wall_says_how_long_anything_lasts(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is set back and forward by years in the middle of an upgrade: its deadline and a pause are when they
+    were to be."""
+    async with gateways(tmp_path) as made:
+        client = await opened(made)
+        async with client.stream:
+            await done(made, "pause", export="x", for_=100)
+            before = trio.current_time()
+            monkeypatch.setattr(time, "time", lambda: 0.0)
+            await done(made, "upgrade", deadline=50)
+            monkeypatch.setattr(time, "time", lambda: 4e9)
+            assert await client.rest() == b""
+            assert 49 <= trio.current_time() - before <= 60
+            other = await opened(made)
+            assert 99 <= trio.current_time() - before <= 101
+            await other.stream.aclose()
