@@ -54,7 +54,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if quick and is_test and is_real(collection_path) else None
 
 
-# What is loaded stays until the end. So nobody looks for garbage in it: not while it is loaded, and not for each
+# What is loaded stays until the end. So nobody looks for garbage in it, neither while it is loaded nor for each
 # `gc.collect()` of a test.
 gc.disable()
 
