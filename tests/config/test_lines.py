@@ -111,6 +111,11 @@ def test_unfinished_statement(text: str, line: int) -> None:
     assert statement_at_end(text) == line
 
 
+def test_each_dotted_key_has_a_line_of_its_own() -> None:
+    lines = TextLines("a.b.c = 1\na.b.d = 2\n")
+    assert (lines["a", "b"], lines["a", "b", "c"], lines["a", "b", "d"]) == (1, 1, 2)
+
+
 def test_a_list_of_many_lines_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """To read it anew with each of its lines took a minute for 8,000 of them."""
     read: list[str] = []

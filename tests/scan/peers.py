@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Protocol
 
 from gateway.protocol.export import Export, Offer, offer, view_of
@@ -60,7 +61,11 @@ def traffic(
         extended=client_extended,
         selected=selected if client_structured else (),
     )
-    return Traffic(plan(promised, export, Dialect(answer_cache=answer_cache)))
+    return Traffic(planned(promised, export, Dialect(answer_cache=answer_cache)))
+
+
+planned = cache(plan)
+"""Nothing changes a plan, and whoever cuts an answer at each of its bytes has the same one each time."""
 
 
 class Scan(Protocol):
