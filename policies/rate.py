@@ -19,6 +19,8 @@ single requests are longer than the burst: they begin at once, and what comes af
 Who was idle may have saved up `burst-bytes` and `burst-operations`; without them it is what a tenth of a second
 brings, and one at least. To connect again makes nobody wait less and saves nothing up, but for `"session"`.
 
+Several workers have each of these rates together, as one process would.
+
 On reload, a changed rate holds at once, for running sessions as well. What they have saved up stays, and so
 does what they have still to wait for.
 
