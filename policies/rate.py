@@ -21,6 +21,8 @@ that was idle may have saved up to `burst-bytes` and `burst-operations`; without
 a second brings, and one operation at least. To connect again shortens no wait and saves nothing up, except
 with `"session"`.
 
+Several workers have each of these rates together, as one process would.
+
 On reload, a changed rate holds at once, also for running sessions. What they have saved up stays, and so does
 what they still have to wait for.
 

@@ -54,7 +54,7 @@ from gateway.status.stuck import Stuck
 from gateway.upstream.backends import Backend
 from gateway.upstream.configured import StartError, load_keyring, servers_of
 from gateway.uri import NbdUri
-from gateway.workers.number import processors
+from gateway.workers.number import one_each
 
 if TYPE_CHECKING:
     from gateway.app.web import AdminDoor
@@ -157,7 +157,7 @@ class _Run:
         for listener in listeners if member is None else ():
             log.info("listening", uri=str(listener.uri))
         standing.manager.log = log
-        hub = Hub(polls=member is None or member.workers <= processors())
+        hub = Hub(polls=member is None or one_each(member.workers))
         hub.failed = lambda error: log.error("internal error beside the sessions", exc_info=error)
         servers, tickets = standing.servers.servers, standing.tickets
         self._service = Service(config, servers, hub, log, tickets=tickets)

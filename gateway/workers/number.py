@@ -18,3 +18,8 @@ def number_of(config: Config) -> int:
 def processors() -> int:
     """Give how many processors the gateway may use."""
     return len(os.sched_getaffinity(0))
+
+
+def one_each(workers: int) -> bool:
+    """Say whether there is a processor for each of so many workers."""
+    return workers <= processors()

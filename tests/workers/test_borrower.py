@@ -13,9 +13,11 @@ import trio.testing
 from gateway.access.chain import Placed, join
 from gateway.handover.message import ChannelMessage
 from gateway.policy import Denied, Session
+from gateway.sessions.opened import limits_of
 from gateway.workers.borrower import Borrower, key_of
 from gateway.workers.ledger import LendingBook
 from policies.limit import Limit
+from policies.rate import Rate
 from tests.policies.harness import configured
 from tests.policies.harness import session as of_policies
 
@@ -152,3 +154,37 @@ def test_a_number_is_known_by_its_place_and_what_is_counted() -> None:
         (one, replace(counted, by=("identity", "ann"))),
     ]
     assert len({key_of(one, counted), *(key_of(*other) for other in others)}) == 4
+
+
+def rate(per: str, number: int = 1) -> Placed:
+    options = {"operations-per-second": 5, "bytes-per-second": "1M", "per": per}
+    place = ("rule", "all", "rate", str(number))
+    return Placed(configured(Rate, options), "rate", False, {}, place)
+
+
+def keys_asked_for(placed: Placed, whose: Session) -> list[str]:
+    """Give what a worker asks its supervisor for when a session is charged to a policy's buckets."""
+    said: list[ChannelMessage] = []
+    limits_of([placed], whose, Borrower(said.append))
+    assert {message.kind for message in said} <= {"wants tokens"}
+    return [message["key"] for message in said]
+
+
+def test_a_rate_is_known_by_its_place_who_shares_it_and_what_it_counts() -> None:
+    """By the same words in each worker, which has policies of its own."""
+    asked = keys_asked_for(rate("identity"), session("ann"))
+    assert keys_asked_for(rate("identity"), session("ann")) == asked
+    others = [
+        keys_asked_for(rate("identity"), session("bob")),
+        keys_asked_for(rate("identity", number=2), session("ann")),
+    ]
+    assert len({*asked, *others[0], *others[1]}) == 6
+
+
+@pytest.mark.parametrize("per", ["session", "export"])
+def test_what_no_other_worker_shares_is_not_asked_for(per: str) -> None:
+    assert not keys_asked_for(rate(per), session())
+
+
+def test_what_is_only_observed_is_each_workers_own() -> None:
+    assert not keys_asked_for(replace(rate("identity"), observed=True), session())
