@@ -44,6 +44,11 @@ class Slots:
         self.spare: set[Spare] = set()
         """Who keeps connections ready."""
 
+    @property
+    def full(self) -> bool:
+        """There may be no more connections than there are."""
+        return self.limiter.available_tokens < 1
+
     def free(self) -> Slot | None:
         """Take a slot if there is one that nobody waits for."""
         slot = Slot(self.limiter)

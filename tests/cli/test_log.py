@@ -18,9 +18,10 @@ import pytest
 
 from tests.tools.patience import HANG_SECONDS
 
+from ..interop.clients import OPENS, SYSTEM_PYTHON
 from ..interop.processes import listening, wait_until
 from ..interop.rawclient import RawClient
-from .programs import GATEWAY, nbdinfo
+from .programs import GATEWAY, size_of
 
 pytestmark = pytest.mark.real
 
@@ -89,7 +90,7 @@ def test_a_reader_that_sleeps(workdir: Path, pipe: tuple[FileIO, FileIO]) -> Non
             reads(client)
             be_refused(workdir)
             reads(client)
-            assert nbdinfo(uri(workdir)) == str(1 << 20)
+            assert size_of(uri(workdir)) == str(1 << 20)
         gateway.send_signal(signal.SIGTERM)
         assert gateway.wait(HANG_SECONDS) == 0
     assert len(reader.read(1 << 20)) > 2048, "it was full"
@@ -102,7 +103,7 @@ def test_a_reader_that_goes(workdir: Path, pipe: tuple[FileIO, FileIO]) -> None:
             reader.close()
             be_refused(workdir)
             reads(client)
-            assert nbdinfo(uri(workdir)) == str(1 << 20)
+            assert size_of(uri(workdir)) == str(1 << 20)
         gateway.send_signal(signal.SIGTERM)
         assert gateway.wait(HANG_SECONDS) == 0
 
@@ -112,7 +113,7 @@ def test_a_disk_that_is_full(workdir: Path) -> None:
         with RawClient(uri(workdir)) as client:
             be_refused(workdir)
             reads(client)
-            assert nbdinfo(uri(workdir)) == str(1 << 20)
+            assert size_of(uri(workdir)) == str(1 << 20)
         gateway.send_signal(signal.SIGTERM)
         assert gateway.wait(HANG_SECONDS) == 0
 
@@ -138,7 +139,7 @@ def test_an_audit_is_written_to_its_end(workdir: Path) -> None:
     policy = 'policies = [ { use = "audit", file = "audit.log", required = true } ]\n'
     with FileIO("/dev/full", "w") as full, serving(workdir, full, policy) as gateway:
         for _ in range(10):
-            assert nbdinfo(uri(workdir)) == str(1 << 20)
+            assert size_of(uri(workdir)) == str(1 << 20)
         with RawClient(uri(workdir)) as client:
             reads(client)
             gateway.send_signal(signal.SIGTERM)
@@ -153,9 +154,8 @@ def test_an_audit_is_written_to_its_end(workdir: Path) -> None:
 def test_nobody_is_served_without_an_audit_that_is_required(workdir: Path) -> None:
     policy = 'policies = [ { use = "audit", file = "/dev/full", required = true } ]\n'
     with FileIO(str(workdir / "log"), "w") as log, serving(workdir, log, policy) as gateway:
-        done = subprocess.run(
-            ["nbdinfo", "--size", uri(workdir)], capture_output=True, text=True, check=False
-        )
+        command = [SYSTEM_PYTHON, "-c", OPENS, uri(workdir)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert "server policy prevents NBD_OPT_GO" in done.stderr
         gateway.send_signal(signal.SIGTERM)
         assert gateway.wait(HANG_SECONDS) == 0

@@ -14,7 +14,7 @@ import pytest
 
 from tests.access.installed import Installed
 from tests.app.managers import ServiceManager, value
-from tests.cli.programs import GATEWAY, nbdinfo
+from tests.cli.programs import GATEWAY, size_of
 from tests.interop.processes import listening, wait_until
 from tests.interop.servers import free_port
 from tests.tools.patience import HANG_SECONDS
@@ -71,7 +71,7 @@ def test_a_service_says_when_it_is_ready_reloads_and_ends(
         ready = systemd.told()
         assert ready[0] == "READY=1"
         assert int(value(ready, "MAINPID")) == process.pid
-        assert nbdinfo(f"nbd+unix:///?socket={tmp_path}/s") == str(8 << 20)
+        assert size_of(f"nbd+unix:///?socket={tmp_path}/s") == str(8 << 20)
         for _ in range(3):
             systemd.until("WATCHDOG=1")
         process.send_signal(signal.SIGHUP)
@@ -149,7 +149,7 @@ def test_one_whose_hub_is_blocked_gives_no_sign_of_life_and_is_ended(
     (tmp_path / "gateway.toml").write_text(CONFIG)
     with service(systemd, tmp_path, environment=systemd.environment()) as process:
         assert systemd.until("READY=1")
-        assert nbdinfo(uri) == str(8 << 20)
+        assert size_of(uri) == str(8 << 20)
 
 
 # --- Sockets that systemd hands over
@@ -197,7 +197,7 @@ def test_a_socket_of_systemd_is_served(
 ) -> None:
     port = free_port()
     with activated(tmp_path, port, names=names, descriptor=descriptor) as process:
-        assert nbdinfo(f"nbd://127.0.0.1:{port}") == str(8 << 20)
+        assert size_of(f"nbd://127.0.0.1:{port}") == str(8 << 20)
         process.send_signal(signal.SIGTERM)
         assert process.wait(HANG_SECONDS) == 0
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.programs import GATEWAY, nbdinfo
+from tests.cli.programs import GATEWAY, size_of
 from tests.tools.patience import HANG_SECONDS
 
 from ..interop.rawclient import RawClient
@@ -192,7 +192,7 @@ def with_server(
     (cwd / "g.toml").write_text(COMMAND)
     with running("serve", "--config", "g.toml", cwd=cwd, first=first) as gateway:
         log_until(gateway, "listening")
-        assert nbdinfo(f"nbd+unix:///?socket={cwd}/g.sock") == str(1 << 20)
+        assert size_of(f"nbd+unix:///?socket={cwd}/g.sock") == str(1 << 20)
         said = log_until(gateway, "server started")
         server = int(said.partition("pid=")[2].split()[0])
         numbers = [server, int((cwd / "other").read_text())]
@@ -389,7 +389,7 @@ def test_sigterm_ends_it_in_good_order(tmp_path: Path) -> None:
         wait_until((tmp_path / "pid").exists, "the pid file")
         wait_until(lambda: (tmp_path / "pid").read_text() == f"{gateway.pid}\n", "the number")
         assert stat.S_IMODE((tmp_path / "g.sock").stat().st_mode) == 0o640
-        assert nbdinfo(f"nbd+unix:///?socket={tmp_path}/g.sock") == str(1 << 20)
+        assert size_of(f"nbd+unix:///?socket={tmp_path}/g.sock") == str(1 << 20)
         gateway.send_signal(signal.SIGTERM)
         assert gateway.wait(HANG_SECONDS) == 0
     assert not (tmp_path / "g.sock").exists()
@@ -456,7 +456,7 @@ def test_it_ends_after_the_last_client(tmp_path: Path) -> None:
     arguments = ("serve", "memory:1M", "--listen", listen, "--exit-after-last-client")
     with running(*arguments, cwd=tmp_path) as gateway:
         log_until(gateway, "listening")
-        assert nbdinfo(f"nbd+unix:///?socket={tmp_path}/g.sock") == str(1 << 20)
+        assert size_of(f"nbd+unix:///?socket={tmp_path}/g.sock") == str(1 << 20)
         assert gateway.wait(HANG_SECONDS) == 0
 
 
@@ -475,7 +475,7 @@ def test_who_looks_whether_the_port_is_open_is_no_client(tmp_path: Path, says: b
         if says != FLAGS_AND_ABORT:  # which is in good order, and not told of
             log_until(gateway, "client ")
         with connected(tmp_path / "g.sock", 1) as [probe]:
-            assert nbdinfo(f"nbd+unix:///?socket={tmp_path}/g.sock") == str(1 << 20)
+            assert size_of(f"nbd+unix:///?socket={tmp_path}/g.sock") == str(1 << 20)
             assert gateway.poll() is None  # who is there still may become one
         assert gateway.wait(HANG_SECONDS) == 0
 
@@ -492,7 +492,7 @@ def test_who_looks_whether_an_oldstyle_port_is_open_is_no_client(tmp_path: Path)
         with connected(tmp_path / "g.sock", 1) as [probe]:
             assert probe.recv(8) == b"NBDMAGIC"
         log_until(gateway, "session ended")
-        assert nbdinfo(f"nbd+unix:///?socket={tmp_path}/g.sock") == str(1 << 20)
+        assert size_of(f"nbd+unix:///?socket={tmp_path}/g.sock") == str(1 << 20)
         assert gateway.wait(HANG_SECONDS) == 0
 
 
@@ -573,7 +573,7 @@ def test_a_shortage_of_descriptors_is_said_once_and_gets_over(tmp_path: Path) ->
         with connected(tmp_path / "g.sock", 60, FIXED_NEWSTYLE_GO):
             said = log_until(gateway, "could not accept a client")
             time.sleep(0.5)  # for the gateway to try again some times
-        assert nbdinfo(f"nbd+unix:///?socket={tmp_path}/g.sock") == str(1 << 20)
+        assert size_of(f"nbd+unix:///?socket={tmp_path}/g.sock") == str(1 << 20)
         gateway.send_signal(signal.SIGTERM)
         assert gateway.wait(HANG_SECONDS) == 0
         assert gateway.stderr is not None
@@ -658,7 +658,7 @@ def test_demo_shows_both_sides_and_serves(tmp_path: Path) -> None:
         assert said.count("hangs for ever") == 1
         assert "worst case (legacy:qemu-3.0-incoherent)" in said
         through = re.findall(r"nbdinfo (nbd://\S+)", said)[0]
-        assert nbdinfo(through) == str(64 << 20)
+        assert size_of(through) == str(64 << 20)
         # What is said of nbdcopy is true of the real one, of the way that does not hang.
         assert re.findall(r"nbdcopy (nbd://\S+)", said)[0] == through
         subprocess.run(["nbdcopy", through, "null:"], timeout=HANG_SECONDS, check=True)

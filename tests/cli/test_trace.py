@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gateway.cli import app
-from tests.cli.programs import GATEWAY, nbdinfo
+from tests.cli.programs import GATEWAY, size_of
 from tests.interop.gateways import Configured
 from tests.interop.processes import run
 from tests.interop.servers import free_port
@@ -73,7 +73,7 @@ def test_a_conversation_and_a_capture_of_it(workdir: Path) -> None:
     with gateway(workdir) as made:
         capture = workdir / "c.pcapng"
         with tracing(made, "--seconds", "3600", "--pcapng", str(capture)) as process:
-            assert nbdinfo(made.uri("disk")) == str(4 << 20)
+            assert size_of(made.uri("disk")) == str(4 << 20)
             subprocess.run(
                 ["nbdcopy", "--requests=1", "--no-extents", made.uri("disk"), "null:"],
                 timeout=HANG_SECONDS,
@@ -100,7 +100,7 @@ def test_a_conversation_and_a_capture_of_it(workdir: Path) -> None:
             "192.0.2.2",
             "192.0.2.3",
         }
-        assert nbdinfo(made.uri("disk")) == str(4 << 20)
+        assert size_of(made.uri("disk")) == str(4 << 20)
 
 
 def test_it_ends_by_itself(workdir: Path) -> None:
@@ -117,7 +117,7 @@ def test_it_is_killed(workdir: Path) -> None:
             with tracing(made, "--seconds", "3600") as process:
                 process.kill()
                 process.wait(HANG_SECONDS)
-            assert nbdinfo(made.uri("disk")) == str(4 << 20)
+            assert size_of(made.uri("disk")) == str(4 << 20)
 
 
 def test_the_gateway_goes(workdir: Path) -> None:

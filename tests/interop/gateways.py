@@ -11,16 +11,11 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from .clients import SYSTEM_PYTHON
+from .clients import OPENS, SYSTEM_PYTHON
 from .processes import Finished, Process, attempt, listening
 from .servers import Daemon, Upstream, free_port, unix_uri, with_export
 
 MODE = os.environ.get("INTEROP_VIA", "gateway")
-
-OPENS = "import nbd, sys; disk = nbd.NBD(); disk.connect_uri(sys.argv[1]); print(disk.get_size())"
-"""A client that opens an export and says how large it is. `nbdinfo --size` of libnbd 1.22 opens none, and
-only asks (INFO).
-"""
 
 
 class Gateway:

@@ -23,7 +23,11 @@ ISOLATION = {"BUILDAH_ISOLATION": "chroot"}
 CA = "/etc/ssl/certs/ca-certificates.crt"
 
 
-def said_by(*command: str | Path, **environment: str) -> str:
+BUILD_SECONDS = 8 * HANG_SECONDS
+"""An image is built of packages that come from elsewhere, are unpacked, and in part compiled."""
+
+
+def said_by(*command: str | Path, seconds: float = HANG_SECONDS, **environment: str) -> str:
     """Run a program of this machine, which has to succeed; give what it prints."""
     done = subprocess.run(
         list(map(str, command)),
@@ -32,7 +36,7 @@ def said_by(*command: str | Path, **environment: str) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=HANG_SECONDS,
+        timeout=seconds,
         check=False,
     )
     assert done.returncode == 0, f"{command}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
@@ -43,7 +47,7 @@ def said_by(*command: str | Path, **environment: str) -> str:
 def image_of(there: Path) -> Iterator[str]:
     """Build it, in a directory for what it is built of; give what buildah calls it, until it is removed."""
     clean = CACHE / "slim-trixie"
-    said_by(TOP / "tests/tools/debian-root", "trixie", clean)
+    said_by(TOP / "tests/tools/debian-root", "trixie", clean, seconds=BUILD_SECONDS)
     shutil.copytree(TOP / "deploy", there / "deploy")
     build = ("build", "--target", "sdist", "--directory", there / "dist")
     said_by(sys.executable, "-m", "hatchling", *build)
@@ -58,7 +62,8 @@ def image_of(there: Path) -> Iterator[str]:
     file = there / "deploy/container/Dockerfile"
     # An image of the OCI's has no health check.
     options = ("--format", "docker", "--network", "host", "--build-arg", f"BASE={BASE}", *trusted)
-    said_by("buildah", "bud", *options, "--file", file, "--tag", IMAGE, there, **ISOLATION)
+    what = ("--file", file, "--tag", IMAGE, there)
+    said_by("buildah", "bud", *options, *what, seconds=BUILD_SECONDS, **ISOLATION)
     try:
         yield IMAGE
     finally:

@@ -13,7 +13,7 @@ import pytest
 
 import gateway
 
-from .images import said_by
+from .images import BUILD_SECONDS, said_by
 from .roots import TOP
 
 pytestmark = pytest.mark.real
@@ -27,7 +27,7 @@ TRIED = ("the wheel with the pump", "the sdist, without a compiler", "the wheel 
 def dist(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The directory, and what was said while it was filled."""
     there = tmp_path_factory.mktemp("dist")
-    return there, said_by(sys.executable, TOP / "packaging/dist.py", there)
+    return there, said_by(sys.executable, TOP / "packaging/dist.py", there, seconds=BUILD_SECONDS)
 
 
 def test_each_was_tried_and_says_what_it_was_built_of(dist: tuple[Path, str]) -> None:

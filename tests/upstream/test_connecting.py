@@ -536,6 +536,26 @@ async def test_a_second_question_does_not_need_a_second_place(
             assert trio.current_time() - began < 1
 
 
+@pytest.mark.parametrize("looks", ["", 'policies = [{ use = "delay", open = 0.1 }]'])
+async def test_a_list_after_a_question_does_not_need_a_second_place(
+    looks: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """As nbdinfo of libnbd 1.22 asks."""
+    server = Server({"": MemoryDisk(limits.MIB)})
+    keys = "max-connections = 1"
+    async with gateway_before(server, upstream=keys, export=looks) as gateway:
+        client = gateway.client()
+        async with client.stream:
+            await client.structured()
+            for _ in range(2):
+                client.negotiation.ask_info("", [])
+                await client.answered()
+                client.negotiation.list_exports()
+                await client.answered()
+            client.negotiation.go("", [])
+            await client.answered()
+
+
 async def test_the_limit_holds_through_a_reload() -> None:
     def config(more: str) -> Config:
         text = f'[[listen]]\nuri = "nbd://h"\n[upstream.main]\nuri = "nbd://a"\n{more}\n'
