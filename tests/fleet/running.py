@@ -172,8 +172,10 @@ class RunningFleet:
         return {each.key: json.loads(each.value)["gateway"] for each in found}
 
     async def home(self) -> OneGateway:
-        """Give the home of the only disk."""
-        [name] = set((await self.homes()).values())
+        """Give the home of the only disk, when it has one: it may have been lost a moment ago."""
+        while not (names := set((await self.homes()).values())):
+            await trio.sleep(LOOK_AGAIN_SECONDS)
+        [name] = names
         return self.gateways[name]
 
     def others(self, one: OneGateway) -> list[OneGateway]:

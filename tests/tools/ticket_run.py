@@ -4,7 +4,7 @@ at another one.
 So many tickets are made at one of three gateways, in turn, and nbdcopy copies each by way of the next gateway,
 at once and as often as it takes. The time is from the answer to `export-add` until nbdcopy has ended. It is
 printed, with the longest; in the end all gateways are killed with -9, and the last ticket has to be there when
-they are started again. """
+they are started again."""
 
 from __future__ import annotations
 
