@@ -13,6 +13,9 @@ Where other gateways have the same tickets (`gateway.fleet.tickets`), what they 
 among our own changes.
 
 The dictionaries of names and chains are given to `Config` and `Access`, which look into them each time.
+
+This is longer than other modules: whatever makes a ticket come, change or go, here or at another gateway, has
+to leave the same few tables right.
 """
 
 from __future__ import annotations
