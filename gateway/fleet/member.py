@@ -31,7 +31,7 @@ from gateway.fleet.held import PATIENCE_SECONDS, HeldLease
 from gateway.fleet.home import DiskHome, NotNow
 from gateway.fleet.keys import FleetKeys, best_of, disk_of, run_said
 from gateway.fleet.office import FleetOffice
-from gateway.fleet.record import HomeRun
+from gateway.fleet.record import HomeRun, record_of
 from gateway.fleet.taking import FENCE_SECONDS, NOT_ANSWERED, Taking
 from gateway.fleet.tenure import TenureStage
 from gateway.handover.given import DiskSite
@@ -202,6 +202,21 @@ class FleetMember:
                     await trio.sleep(AGAIN_SECONDS)
             return None
         raise Refusal(Rep.ERR_SHUTDOWN, f"the disk has no home in the fleet now: {why}")
+
+    async def was_given(self, site: DiskSite, by: HomeRun) -> bool:
+        """Say whether a gateway that was the home of a disk has given it away in good order, and last, with
+        nothing lost: then all that it had answered is durable. No also means that it cannot be known now.
+        """
+        disk = self.disk_at(site)
+        if disk is None:
+            return False
+        try:
+            async with self._asking:
+                there = await self._etcd.get(self._keys.record(disk))
+            record = record_of(there.value if there.revision else None)
+        except NOT_ANSWERED:
+            return False
+        return record.given_by == (by.gateway, by.run)
 
     async def _found(self, home: DiskHome, *, take: bool) -> HomeRun | None:
         async with home.turn:

@@ -12,7 +12,9 @@ What changes the one changes the other, in one transaction of etcd:
     give it     the home is me: there is no home, and the record is without me
 
 Beside them it has what was *lost* of the disk, as far as its clients have still to be told, from when it is
-given away until it is taken. So that goes along with the disk.
+given away until it is taken. So that goes along with the disk. And it has who has *given* it away last with
+nothing lost: all that this home has answered is durable. Whoever was its client, and finds it gone, has lost
+nothing.
 
 A gateway that dies between taking and clearing has cleared nothing: the next one finds all names that it found,
 and its own. A gateway stands in a record once, however often it was started; so a record has no more names than
@@ -71,10 +73,12 @@ class DiskRecord:
 
     writers: tuple[HomeRun, ...] = ()
     lost: tuple[LostOf, ...] = ()
+    given_by: tuple[str, str] | None = None
+    """The gateway, and which start of it."""
 
     def taken(self, me: HomeRun) -> DiskRecord:
         """Give the record after `me` has become the home."""
-        return DiskRecord((*self._without(me), me))
+        return DiskRecord((*self._without(me), me), given_by=self.given_by)
 
     def before(self, me: HomeRun) -> tuple[HomeRun, ...]:
         """Give from whom something may still come when `me` becomes the home, an earlier start of the same
@@ -84,13 +88,14 @@ class DiskRecord:
 
     def cleared(self, me: HomeRun) -> DiskRecord:
         """Give the record after nothing can come any more from those before `me`."""
-        return DiskRecord((me,))
+        return DiskRecord((me,), given_by=self.given_by)
 
     def given(self, me: HomeRun, lost: Collection[LostOf] = ()) -> DiskRecord:
         """Give the record after `me`, the home, has given the disk away: all that it sent was answered. `lost`
         is what somebody has still to be told.
         """
-        return DiskRecord(self._without(me), tuple(_fewer(lost)))
+        given_by = None if lost else (me.gateway, me.run)
+        return DiskRecord(self._without(me), tuple(_fewer(lost)), given_by)
 
     def _without(self, me: HomeRun) -> tuple[HomeRun, ...]:
         return tuple(each for each in self.writers if each.gateway != me.gateway)
@@ -101,6 +106,8 @@ class DiskRecord:
         said: dict[str, object] = {"v": 1, "writers": writers}
         if self.lost:
             said["lost"] = [[each.name, each.why, each.ranges] for each in self.lost]
+        if self.given_by is not None:
+            said["given"] = self.given_by
         return json.dumps(said)
 
 
@@ -115,7 +122,11 @@ def record_of(text: str | None) -> DiskRecord:
         if said["v"] != 1 or not isinstance(writers, list) or len(writers) > MOST_WRITERS:
             raise NotARecord(wrong)
         lost = tuple(_lost(each) for each in said.get("lost", ()))
-        return DiskRecord(tuple(_holder(each) for each in writers), lost)
+        given_by = said.get("given")
+        if given_by is not None:
+            gateway, run = map(str, given_by)
+            given_by = gateway, run
+        return DiskRecord(tuple(_holder(each) for each in writers), lost, given_by)
     except (ValueError, KeyError, TypeError, RecursionError):
         raise NotARecord(wrong) from None
 

@@ -25,6 +25,7 @@ from tests.fleet.joined import LOOK_AGAIN_SECONDS, Alone, joined, site
 from tests.fleet.running import answers
 
 ME = HomeRun("a", "1")
+OTHER = HomeRun("b", "2")
 LOST = LostOf("d", "the server has gone", ((0, 512), (1024, 2048)))
 
 
@@ -39,6 +40,14 @@ async def test_what_is_lost_stands_in_the_record_until_the_disk_is_taken() -> No
     given = DiskRecord((ME,)).given(ME, [LOST])
     assert record_of(given.encode()) == DiskRecord((), (LOST,))
     assert record_of(given.taken(ME).encode()) == DiskRecord((ME,))
+
+
+async def test_who_has_given_it_away_last_is_known_if_nothing_was_lost() -> None:
+    record = DiskRecord((ME,)).given(ME)
+    for later in (record, record.taken(OTHER), record.taken(OTHER).cleared(OTHER)):
+        assert record_of(later.encode()).given_by == ("a", "1")
+    assert record.taken(OTHER).given(OTHER).given_by == ("b", "2")
+    assert record.taken(OTHER).given(OTHER, [LOST]).given_by is None
 
 
 async def test_what_a_record_has_no_room_for_is_told_as_more() -> None:
@@ -63,6 +72,8 @@ class TestBesideEtcd:
             await a.has(0)
             assert a.office.events == ["at rest", "key removed", "sessions end"]
             assert may == [False]
+            assert await b.member.was_given(site(b.config, "d"), a.member.held.me)
+            assert not await b.member.was_given(site(b.config, "d"), b.member.held.me)
             assert await b.serves("d")
             far = None
             while far is None or far["left"] or far["moving"]:
