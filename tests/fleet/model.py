@@ -32,7 +32,7 @@ A state is a tuple, so that no state is looked at twice.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from gateway.fleet.lease import Lease
@@ -192,7 +192,9 @@ def with_etcd(world: World, terms: Terms, g: int) -> Iterator[tuple[str, World]]
     if here.giving:
         after = changed(world, g, giving=False)
         if world.home == g:
-            after = after._replace(home=None, record=world.record.given(me))
+            # Who has given it is no other state: nothing here goes by that.
+            given = replace(world.record.given(me), given_by=None)
+            after = after._replace(home=None, record=given)
         yield f"given {g}", after
 
 
