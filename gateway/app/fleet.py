@@ -7,7 +7,7 @@ of a socket pair, and its bytes are relayed between the other end and the connec
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,18 +24,14 @@ from gateway.upstream.configured import StartError
 
 if TYPE_CHECKING:
     from gateway.fleet.etcd import Etcd
-    from gateway.fleet.home import DiskHome
     from gateway.fleet.member import FleetMember
-    from gateway.fleet.record import LostOf
     from gateway.fleet.tickets import EtcdTickets
     from gateway.handover.given import DiskSite, Given
     from gateway.net.listen import Listener
     from gateway.net.options import RelaySocket
-    from gateway.sessions.opened import Location
-    from gateway.sessions.service import Relayed, Service
+    from gateway.sessions.service import Service
     from gateway.tickets.book import Book
     from gateway.tls.credentials import ClientCredentials, ServerCredentials
-    from gateway.upstream.server import Server
     from gateway.uri import NbdUri
 
 HANDSHAKE_SECONDS = 10.0
@@ -105,7 +101,7 @@ async def fleet_of(config: Config, ends_with: str) -> AsyncIterator[FleetPart | 
 
 
 class FleetPart:
-    """What the gateway has of a fleet (a `FleetOffice`, and `gateway.handover.homes.Gateways`)."""
+    """What the gateway has of a fleet (and `gateway.handover.homes.Gateways`)."""
 
     def __init__(
         self,
@@ -114,6 +110,7 @@ class FleetPart:
         server: ServerCredentials,
         client: Callable[[NbdUri], ClientCredentials],
     ) -> None:
+        from gateway.app.fleet_disks import DisksHere
         from gateway.fleet.member import FleetMember
         from gateway.log import logger
         from gateway.workers.homes import counted_by, table_of
@@ -127,14 +124,15 @@ class FleetPart:
             table = table_of(config, counted=counted_by(config))
         except PolicyError as error:
             raise StartError(f"policies: {error}") from None
-        self.member: FleetMember = FleetMember(config, table, etcd, self, self._log)
+        self._led: set[str] = set()
+        """Clients that other gateways have led here, by their ids."""
+        self._disks = DisksHere(self._led)
+        self.member: FleetMember = FleetMember(config, table, etcd, self._disks, self._log)
         self._server, self._client = server, client
         self._doors: list[trio.SocketListener] = []
         self._service: Service
         self._listeners: list[Listener]
         self._take: Callable[[Listener, trio.SocketStream, Given], None]
-        self._led: set[str] = set()
-        """Clients that other gateways have led here, by their ids."""
 
     async def open(self) -> None:
         """Listen for the others, and become one of them. Raises `StartError`."""
@@ -183,6 +181,7 @@ class FleetPart:
         """Serve disks as one of the fleet from now on."""
         self._service, self._listeners, self._take = service, listeners, take
         service.gateways = self
+        self._disks.begin(service, self.member.disk_of)
         for server in service.servers.values():
             server.guard = partial(self.member.guard, server.settings)
 
@@ -208,115 +207,6 @@ class FleetPart:
         member = self.member
         drained = member.draining.shown()
         return {"gateway": self.settings.name, "homes": len(member.homes()), "drained": drained}
-
-    # --- What the member asks of the gateway
-
-    def end_sessions(self, disk: str, why: str, *, lost: bool) -> None:
-        """See `FleetOffice`."""
-        from gateway.hub.ends import Cause
-
-        seconds = 0 if lost else self._service.config.drain_seconds
-        for running in self._running_on(disk):
-            cause = Cause.UPSTREAM_LOST if lost else Cause.DRAIN
-            running.relaying.finish(why, seconds, cause)
-
-    def is_used(self, disk: str) -> bool:
-        """See `FleetOffice`."""
-        opening = (each.location for each in self._service.opening)
-        return bool(self._running_on(disk)) or any(self._is_on(each, disk) for each in opening)
-
-    def _is_on(self, location: Location, disk: str) -> bool:
-        return self.member.disk_of(location.server.settings, location.name) == disk
-
-    def _running_on(self, disk: str) -> list[Relayed]:
-        """Give the sessions of a disk that are served here."""
-        running = list(self._service.running)
-        return [each for each in running if self._is_on(each.opened.location, disk)]
-
-    def why_stays(self, disk: str) -> str:
-        """See `FleetOffice`."""
-        running = self._running_on(disk)
-        here = sum(each.membership.session.client.id not in self._led for each in running)
-        if here:
-            return f"{here} sessions whose clients came in here"
-        untold = (each.losses.untold() for each in {each.disk for each in running})
-        count = sum(each.sessions for each in untold if each is not None)
-        return f"{count} sessions that have still to be told what was lost" if count else ""
-
-    @asynccontextmanager
-    async def at_rest(self, disk: str) -> AsyncIterator[None]:
-        """See `FleetOffice`."""
-        from gateway.fleet.home import NotNow
-        from gateway.sessions.holding import Holding, NotDone, Within
-        from gateway.sessions.pausing import COMMAND_SECONDS
-
-        def names() -> set[str]:
-            opening = [each for each in self._service.opening if self._is_on(each.location, disk)]
-            return {each.name for each in self._running_on(disk)} | {
-                each.grant.name for each in opening
-            }
-
-        holding, held = Holding(self._service), names()
-        try:
-            within = Within(COMMAND_SECONDS)
-            await holding.hold(held, within, accept_loss=True, who="fleet drain")
-        except NotDone as error:
-            raise NotNow(str(error)) from None
-        try:
-            if names() - held:
-                raise NotNow("somebody has opened it meanwhile")
-            yield
-        finally:
-            holding.let_go_on(*held)
-
-    def lost(self, home: DiskHome) -> Collection[LostOf]:
-        """See `FleetOffice`."""
-        from gateway.fleet.record import LostOf
-        from gateway.links.disk import NOT_REMEMBERED
-
-        disks, found = self._service.disks, list[LostOf]()
-        for server in self._servers_of(home):
-            if home.name is not None:
-                disks.at(
-                    server, home.name
-                )  # one that is remembered by a hash alone is found by its name
-            for each in disks.there():
-                key, name = each.key
-                if key != server.disks or home.name not in (None, name):
-                    continue
-                untold, left = each.losses.untold(), each.losses.left_behind()
-                why = [*(untold.why if untold else ()), *([left[0]] if left else ())]
-                ranges = {*(untold.ranges if untold else ()), *(left[1] if left else ())}
-                if why:
-                    found.append(LostOf(name, "; ".join(dict.fromkeys(why)), tuple(sorted(ranges))))
-            named, all_of = disks.remembered()
-            if home.name is None and (
-                server.disks in all_of or any(at == server.disks for at, _ in named)
-            ):
-                found.append(LostOf(None, NOT_REMEMBERED))
-        return found
-
-    def tell(self, home: DiskHome, lost: Collection[LostOf]) -> None:
-        """See `FleetOffice`."""
-        disks = self._service.disks
-        for server in self._servers_of(home)[:1]:
-            for each in lost:
-                name = home.name if each.name is None else each.name
-                if name is None:
-                    disks.remember(server.disks, None)
-                    continue
-                disk = disks.at(server, name)
-                disk.losses.tell_the_next(each.why, each.ranges)
-                disk.is_left()  # nobody is on it yet
-
-    def _servers_of(self, home: DiskHome) -> list[Server]:
-        """Give the servers that lead to a disk, of those with the same disks one."""
-        found = {
-            each.disks: each
-            for each in self._service.led_to
-            if self.member.disk_of(each.settings, home.name or "") == home.disk
-        }
-        return [*found.values()]
 
     # --- Clients that go
 

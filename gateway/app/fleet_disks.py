@@ -1,0 +1,134 @@
+"""The disks of a gateway of a fleet, as its member asks for them: their sessions, and what was lost of them.
+
+Sessions that other gateways have led here outlive a move of their disk: whoever has led them goes after the
+home. Those whose clients came in here do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from gateway.fleet.home import DiskHome, NotNow
+from gateway.fleet.record import LostOf
+from gateway.hub.ends import Cause
+from gateway.links.disk import NOT_REMEMBERED
+from gateway.sessions.holding import Holding, NotDone, Within
+from gateway.sessions.pausing import COMMAND_SECONDS
+
+if TYPE_CHECKING:
+    from gateway.config import Upstream
+    from gateway.sessions.opened import Location
+    from gateway.sessions.service import Relayed, Service
+    from gateway.upstream.server import Server
+
+
+class DisksHere:
+    """A `FleetOffice`. `led` are the clients that other gateways have led here, by their ids, at any time."""
+
+    def __init__(self, led: Collection[str]) -> None:
+        self._led = led
+        self._service: Service
+        self._disk_of: Callable[[Upstream, str], str | None]
+
+    def begin(self, service: Service, disk_of: Callable[[Upstream, str], str | None]) -> None:
+        """Have sessions from now on; `disk_of` gives by what the fleet knows a disk."""
+        self._service, self._disk_of = service, disk_of
+
+    def end_sessions(self, disk: str, why: str, *, lost: bool) -> None:
+        """See `FleetOffice`."""
+        seconds = 0 if lost else self._service.config.drain_seconds
+        for running in self._running_on(disk):
+            cause = Cause.UPSTREAM_LOST if lost else Cause.DRAIN
+            running.relaying.finish(why, seconds, cause)
+
+    def is_used(self, disk: str) -> bool:
+        """See `FleetOffice`."""
+        opening = (each.location for each in self._service.opening)
+        return bool(self._running_on(disk)) or any(self._is_on(each, disk) for each in opening)
+
+    def _is_on(self, location: Location, disk: str) -> bool:
+        return self._disk_of(location.server.settings, location.name) == disk
+
+    def _running_on(self, disk: str) -> list[Relayed]:
+        """Give the sessions of a disk that are served here."""
+        running = list(self._service.running)
+        return [each for each in running if self._is_on(each.opened.location, disk)]
+
+    def why_stays(self, disk: str) -> str:
+        """See `FleetOffice`."""
+        running = self._running_on(disk)
+        here = sum(each.membership.session.client.id not in self._led for each in running)
+        if here:
+            return f"{here} sessions whose clients came in here"
+        untold = (each.losses.untold() for each in {each.disk for each in running})
+        count = sum(each.sessions for each in untold if each is not None)
+        return f"{count} sessions that have still to be told what was lost" if count else ""
+
+    @asynccontextmanager
+    async def at_rest(self, disk: str) -> AsyncIterator[None]:
+        """See `FleetOffice`."""
+
+        def names() -> set[str]:
+            opening = [each for each in self._service.opening if self._is_on(each.location, disk)]
+            return {each.name for each in self._running_on(disk)} | {
+                each.grant.name for each in opening
+            }
+
+        holding, held = Holding(self._service), names()
+        try:
+            within = Within(COMMAND_SECONDS)
+            await holding.hold(held, within, accept_loss=True, who="fleet drain")
+        except NotDone as error:
+            raise NotNow(str(error)) from None
+        try:
+            if names() - held:
+                raise NotNow("somebody has opened it meanwhile")
+            yield
+        finally:
+            holding.let_go_on(*held)
+
+    def lost(self, home: DiskHome) -> Collection[LostOf]:
+        """See `FleetOffice`."""
+        disks, found = self._service.disks, list[LostOf]()
+        for server in self._servers_of(home):
+            # One that is remembered by a hash alone is found by its name.
+            asked = None if home.name is None else disks.at(server, home.name)
+            for each in disks.there() if asked is None else [asked]:
+                key, name = each.key
+                if key != server.disks:
+                    continue
+                untold, left = each.losses.untold(), each.losses.left_behind()
+                why = [*(untold.why if untold else ()), *([left[0]] if left else ())]
+                ranges = {*(untold.ranges if untold else ()), *(left[1] if left else ())}
+                if why:
+                    found.append(LostOf(name, "; ".join(dict.fromkeys(why)), tuple(sorted(ranges))))
+            named, all_of = disks.remembered()
+            if home.name is None and (
+                server.disks in all_of or any(at == server.disks for at, _ in named)
+            ):
+                found.append(LostOf(None, NOT_REMEMBERED))
+        return found
+
+    def tell(self, home: DiskHome, lost: Collection[LostOf]) -> None:
+        """See `FleetOffice`."""
+        disks = self._service.disks
+        for server in self._servers_of(home)[:1]:
+            for each in lost:
+                name = home.name if each.name is None else each.name
+                if name is None:
+                    disks.remember(server.disks, None)
+                    continue
+                disk = disks.at(server, name)
+                disk.losses.tell_the_next(each.why, each.ranges)
+                disk.is_left()  # nobody is on it yet
+
+    def _servers_of(self, home: DiskHome) -> list[Server]:
+        """Give the servers that lead to a disk, of those with the same disks one."""
+        found = {
+            each.disks: each
+            for each in self._service.led_to
+            if self._disk_of(each.settings, home.name or "") == home.disk
+        }
+        return [*found.values()]
