@@ -54,12 +54,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if quick and is_test and is_real(collection_path) else None
 
 
-# What is imported and collected stays until the end, and as long as nothing else is there, there is nothing to be
-# collected as garbage. So nobody looks through it, then or for each `gc.collect()` of a test.
+# What is loaded stays until the end. So nobody looks for garbage in it, neither while it is loaded nor for each
+# `gc.collect()` of a test.
 gc.disable()
 
 
-def pytest_collection_finish() -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
     gc.freeze()
     gc.enable()
 

@@ -130,7 +130,7 @@ def test_a_tenure_is_worth_as_much_as_its_lease() -> None:
 
 
 FEWER: dict[str, Any] = {"until": 3, "renewals": (0, 1)}
-"""Only the second gateway renews: a fourteenth of the states, and each part that is missing is found in them."""
+"""Only the second gateway renews: a fourteenth of the states, and whatever is missing is found in them."""
 
 
 def test_nothing_comes_from_before_whoever_has_begun() -> None:

@@ -1,0 +1,68 @@
+"""What was lost of disks goes along with them from one gateway of a fleet to another."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from gateway.app.fleet_disks import DisksHere
+from gateway.fleet.home import DiskHome
+from gateway.fleet.record import LostOf
+from gateway.links.disk import NOT_REMEMBERED, Disks
+from gateway.sessions.service import Service
+
+DISK, SERVER = (DiskHome(each, name, "words", 30) for each, name in (("disk", "d"), ("all", None)))
+OTHER = SimpleNamespace(disks="other", settings=SimpleNamespace(canonical_names=True))
+LOST = LostOf("d", "the server has gone", ((0, 512), (1024, 2048)))
+
+
+def gateway() -> tuple[DisksHere, Disks, Any]:
+    disks = Disks()
+    server = SimpleNamespace(disks="ours", settings=SimpleNamespace(canonical_names=True))
+    here = DisksHere(lambda _client: True)
+    service = SimpleNamespace(disks=disks, led_to=[server, server, OTHER], running=(), opening=())
+
+    def disk_of(settings: object, name: str) -> str | None:
+        ours = {"d": "disk", "": "all"}.get(name, "another")
+        return None if settings is OTHER.settings else ours
+
+    here.begin(cast("Service", service), disk_of)
+    return here, disks, server
+
+
+def test_where_nothing_was_lost_nothing_is_said() -> None:
+    here, disks, server = gateway()
+    disks.at(server, "d")
+    assert here.lost(DISK) == []
+
+
+@pytest.mark.parametrize("home", [DISK, SERVER])
+def test_what_was_lost_is_told_at_the_next_home(home: DiskHome) -> None:
+    here, disks, server = gateway()
+    for name, why, ranges in (("d", LOST.why, LOST.ranges), ("e", "of another disk", ())):
+        disk = disks.at(server, name)
+        disk.losses.tell_the_next(why, ranges)
+        disk.is_left()
+    lost = here.lost(home)
+    assert LOST in lost
+    assert len(lost) == (1 if home is DISK else 2)
+    there, its, server_there = gateway()
+    there.tell(home, lost)
+    untold = its.at(server_there, "d").losses.untold()
+    assert untold is not None
+    assert (untold.why, tuple(untold.ranges), untold.nobody) == ((LOST.why,), LOST.ranges, True)
+    assert there.lost(home) == lost  # and goes on from there
+
+
+def test_what_is_only_known_of_a_server_goes_along_with_it() -> None:
+    here, disks, _server = gateway()
+    disks.remember("ours", b"12345678")
+    assert here.lost(SERVER) == [LostOf(None, NOT_REMEMBERED)]
+    assert here.lost(DISK) == []
+    there, its, server_there = gateway()
+    there.tell(SERVER, here.lost(SERVER))
+    untold = its.at(server_there, "x").losses.untold()
+    assert untold is not None
+    assert untold.nobody
