@@ -547,8 +547,9 @@ class Watched(Losses):
         *,
         said: bool = False,
         known: bool = False,
+        alone: bool = False,
     ) -> None:
-        super()._lose(taken, why, said=said, known=known)
+        super()._lose(taken, why, said=said, known=known, alone=alone)
         if any(eras and (said or not trail.believed) for trail, eras in taken.items()):
             self._history.find()
 
