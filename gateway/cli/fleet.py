@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 fleet = App(
     name="fleet",
-    help="Show the gateways of a fleet and the homes of disks, and have one give its disks to the others.",
+    help="Show the gateways of a fleet and the homes of disks; with a verb, have one give its disks away.",
 )
 
 LOOK_SECONDS = 0.5
