@@ -1,4 +1,4 @@
-"""A gateway of a fleet is drained: the disks whose home it is get others, and no client sees an error.
+"""A gateway of a fleet is drained: the disks whose home it is get others, and no session is harmed by it.
 
 Who is asked
 ------------
