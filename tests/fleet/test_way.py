@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -55,7 +57,7 @@ class Member:
         return home
 
 
-def way_to(member: Member, took: list[Given]) -> WayHome:
+def way_to(member: Member, took: list[Given], way_kept: Container[str] = ()) -> WayHome:
     def here(given: Given) -> trio.SocketStream:
         took.append(given)
         return STREAM
@@ -64,7 +66,8 @@ def way_to(member: Member, took: list[Given]) -> WayHome:
         return client_credentials(hostname="a")
 
     log = structlog.wrap_logger(structlog.testing.CapturingLogger())
-    return WayHome(cast("Any", member), GIVEN, SITE, credentials, here, log)
+    kept_here = way_kept.__contains__
+    return WayHome(cast("Any", member), GIVEN, SITE, credentials, here, kept_here, log)
 
 
 def server() -> Server:
@@ -106,7 +109,8 @@ async def test_a_home_that_is_dead_is_asked_for_until_there_is_another_one(
     assert await way.find()
     await way.connect()
     assert way.home is None
-    assert took == [GIVEN]
+    assert took == [replace(GIVEN, session_id=way.id_here)]
+    assert way.id_here != GIVEN.session_id  # it is here twice
 
 
 @pytest.mark.parametrize("again", [True, False])
@@ -119,6 +123,50 @@ async def test_nobody_takes_the_client(
         await way_to(Member(A), []).connect()
     assert caught.value.down is again
     assert trio.current_time() - began == (LONGEST if again else 0)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_a_home_that_has_gone_is_asked_once_what_it_has_kept(
+    kept: bool,
+    leads: dict[str, bool],
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    async def ask_if_kept(address: object, _credentials: object, client: str, _: float) -> bool:
+        asked.append((str(address), client))
+        return kept
+
+    monkeypatch.setattr(led, "ask_if_kept", ask_if_kept)
+    way = way_to(Member(A, B, A), [])
+    backend = way.server(server()).recipe.backend
+    await way.connect()
+    peer = backend.peer_of(STREAM)
+    assert not any((peer.kept(), peer.gone(), asked))
+    await way.connect()
+    assert asked == [(A.address, GIVEN.session_id)]
+    assert peer.kept() is peer.gone() is kept
+    now = backend.peer_of(STREAM)
+    assert not now.kept()  # nobody has asked it
+    cut = way.server(server())
+    way.leave(A, cut)
+    await way.connect()
+    assert len(asked) == 1  # one that says nothing would not answer
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_what_was_kept_here_is_known_here(
+    kept: bool, leads: dict[str, bool], autojump_clock: trio.testing.MockClock
+) -> None:
+    known: list[str] = []
+    way = way_to(Member(None, A), [], known)
+    backend = way.server(server()).recipe.backend
+    await way.connect()
+    peer = backend.peer_of(STREAM)
+    known += [way.id_here] if kept else []
+    await way.connect()
+    assert peer.kept() is kept
 
 
 def test_the_home_is_an_upstream_with_patience() -> None:
