@@ -41,6 +41,7 @@ A disk stays here as long as something of it would be harmed by the move, or unt
 - sessions that have still to be told that something was lost. They are told at their next FLUSH;
 - a link has ended with something under way, which may come late. That passes (`late-write-seconds`); where
   there is a fence nothing passes by itself, and the disk stays until the gateway ends;
+- there are connections to its server, and no sessions: they are being made, or flushed and closed. That passes;
 - there is nobody else to take it.
 
 At most `at_once` disks are on the move, for each is a wait for its clients, and asks etcd six times.
@@ -241,6 +242,8 @@ class GivingWay:
             )
         if home.unwell_for:
             return f"what a connection had under way may come for {home.unwell_for:.0f} s more"
+        if home.has_links and not self._office.is_used(home.disk):
+            return "a connection to its server is being made or closed"
         return self._office.why_stays(home.disk) if now < self._deadline else ""
 
     async def _give(self, home: DiskHome) -> None:
