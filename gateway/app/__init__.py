@@ -22,6 +22,7 @@ let_in_nowhere.py   clients that are let in nowhere
 lacking.py          what the first client will need and is not there, said before he comes
 draining.py         how clients are let go: those of a listener, or all, because the gateway ends
 fleet.py            the gateway as one of a fleet, where it is one
+fleet_disks.py      its disks, as the fleet asks for them
 farewell.py         the end in good order, step by step
 
 What it is asked while it runs:

@@ -110,9 +110,9 @@ class FleetPart:
         server: ServerCredentials,
         client: Callable[[NbdUri], ClientCredentials],
     ) -> None:
+        from gateway.app.fleet_disks import DisksHere
         from gateway.fleet.led import Ways
         from gateway.fleet.member import FleetMember
-        from gateway.fleet.served import ServedHere
         from gateway.log import logger
         from gateway.workers.homes import counted_by, table_of
 
@@ -125,16 +125,16 @@ class FleetPart:
             table = table_of(config, counted=counted_by(config))
         except PolicyError as error:
             raise StartError(f"policies: {error}") from None
-        self._served = ServedHere(self._is_led)
-        self.member: FleetMember = FleetMember(config, table, etcd, self._served, self._log)
+        self._led: set[str] = set()
+        """Clients that other gateways have led here, by their ids."""
+        self._disks = DisksHere(self._is_led)
+        self.member: FleetMember = FleetMember(config, table, etcd, self._disks, self._log)
         self._server = server
-        self._ways = Ways(self.member, client, self._taken, self._served.has_kept, self._log)
+        self._ways = Ways(self.member, client, self._taken, self._disks.has_kept, self._log)
         self._doors: list[trio.SocketListener] = []
         self._service: Service
         self._listeners: list[Listener]
         self._take: Callable[[Listener, trio.SocketStream, Given], None]
-        self._led: set[str] = set()
-        """Clients that other gateways have led here, by their ids."""
 
     async def open(self) -> None:
         """Listen for the others, and become one of them. Raises `StartError`."""
@@ -183,7 +183,7 @@ class FleetPart:
         """Serve disks as one of the fleet from now on."""
         self._service, self._listeners, self._take = service, listeners, take
         service.gateways = self._ways
-        self._served.begin(service, self.member)
+        self._disks.begin(service, self.member.disk_of)
         for server in service.servers.values():
             server.guard = partial(self.member.guard, server.settings)
 
@@ -234,7 +234,7 @@ class FleetPart:
                 with trio.fail_after(HANDSHAKE_SECONDS):
                     stream, given = await received(plain, self._server)
                 if isinstance(given, str):
-                    kept = self._served.has_kept(given)
+                    kept = self._disks.has_kept(given)
                     await answer(stream, "kept" if kept else "not known")
                     return
                 self._led.discard(client)
@@ -262,7 +262,7 @@ class FleetPart:
         """Take a client, and give what leads to it. Raises `OSError`."""
         from gateway.handover.relay import stream_pair
 
-        self._served.comes(given.session_id)
+        self._disks.comes(given.session_id)
         ours, inside = (
             trio.SocketStream(trio.socket.from_stdlib_socket(each)) for each in stream_pair()
         )

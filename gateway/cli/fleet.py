@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 fleet = App(
     name="fleet",
-    help="Show the gateways of a fleet and the homes of disks, and have one give its disks to the others.",
+    help="Show the gateways of a fleet and the homes of disks; with a verb, have one give its disks away.",
 )
 
 LOOK_SECONDS = 0.5
@@ -65,7 +65,7 @@ def drain(
     no_wait: bool = False,
     config: Path = Path("gateway.toml"),
 ) -> int:
-    """Have a gateway give its disks to the others, and take none until undrain. No client sees an error.
+    """Have a gateway give its disks to the others in good order, and take none until undrain.
 
     Of each disk, what is under way is answered, and all is flushed; then another gateway is its home, and the
     clients that other gateways have led there go on with that. Clients that came in at the drained gateway

@@ -104,8 +104,8 @@ class Inquiry:
         """The name and the queries of the last SET_META_CONTEXT."""
         self._kept: _OpenForInfo | None = None
         self.led: dict[str, Server] = {}
-        """The export (our name) that was asked for last, if the home of its disk is another gateway, which is
-        its upstream. The home may move, and whoever connects finds it again."""
+        """The export (our name) that was asked for last, if another gateway is its home, and so its upstream.
+        Whoever connects finds it again, for it may move."""
 
     # --- The questions
 
@@ -420,7 +420,6 @@ class Inquiry:
             return Location(self.led[grant.name], grant.name)
         location = self._service.location(grant.name, grant.route)
         if location is None:
-            upstream = shown(grant.route.upstream)
-            text = f"upstream {upstream} is not in the configuration any more"
+            text = f"upstream {shown(grant.route.upstream)} is not in the configuration any more"
             raise Refusal(Rep.ERR_SHUTDOWN, text)
         return location

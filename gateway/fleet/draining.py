@@ -1,4 +1,4 @@
-"""A gateway of a fleet is drained: the disks whose home it is get others, and no client sees an error.
+"""A gateway of a fleet is drained: the disks whose home it is get others, and no session is harmed by it.
 
 Who is asked
 ------------
@@ -36,11 +36,12 @@ What stays
 
 A disk stays here as long as something of it would be harmed by the move, or until the deadline that was given:
 
-- sessions that would not outlive it, because their clients came in here (`gateway.fleet.served`). They may
+- sessions that would not outlive it, because their clients came in here (`gateway.app.fleet_disks`). They may
   stay as long as they like; at the deadline they end in good order;
 - sessions that have still to be told that something was lost. They are told at their next FLUSH;
 - a link has ended with something under way, which may come late. That passes (`late-write-seconds`); where
   there is a fence nothing passes by itself, and the disk stays until the gateway ends;
+- there are connections to its server, and no sessions: they are being made, or flushed and closed. That passes;
 - there is nobody else to take it.
 
 At most `at_once` disks are on the move, for each is a wait for its clients, and asks etcd six times.
@@ -77,6 +78,9 @@ TRY_AGAIN_SECONDS = 5.0
 
 END_SECONDS = 30.0
 """How long the sessions of a disk that was given away may take to be gone: as `drain-seconds` by default."""
+
+LOOK_IF_ENDED_SECONDS = 0.02
+"""How often it is looked whether they are: who wants to open the disk here waits for it, to be led on."""
 
 MOST_SHOWN = 20
 """Disks that stay, and are shown with the reason; others are counted. What is told at etcd has a few KiB."""
@@ -189,7 +193,7 @@ class GivingWay:
                 if self._asked is not None:
                     await self._begin_some(nursery)
                 await self._say(name)
-                idle = self._asked is None and self._said is None
+                idle = self._said is None and self._drains.of(name) is None
                 with trio.move_on_after(inf if idle else LOOK_SECONDS):
                     await self._drains.change()
 
@@ -238,6 +242,8 @@ class GivingWay:
             )
         if home.unwell_for:
             return f"what a connection had under way may come for {home.unwell_for:.0f} s more"
+        if home.has_links and not self._office.is_used(home.disk):
+            return "a connection to its server is being made or closed"
         return self._office.why_stays(home.disk) if now < self._deadline else ""
 
     async def _give(self, home: DiskHome) -> None:
@@ -280,7 +286,7 @@ class GivingWay:
             while self._office.is_used(home.disk):
                 why = "the disk has its home at another gateway from now on"
                 self._office.end_sessions(home.disk, why, lost=False)
-                await trio.sleep(LOOK_SECONDS)
+                await trio.sleep(LOOK_IF_ENDED_SECONDS)
 
     async def _say(self, name: str) -> None:
         """Say at etcd how far it is, if that is something else than before."""

@@ -21,7 +21,8 @@ from __future__ import annotations
 import json
 import ssl
 from base64 import b64decode, b64encode
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -244,9 +245,7 @@ class Etcd:
         try:
             # httpx has a limit of its own for each step, and closes the socket then; from outside it does not.
             with trio.fail_after(2 * self._seconds):
-                async with self._http.stream(
-                    "POST", f"{member}/v3/{what}", json=asked, headers=self._headers()
-                ) as answer:
+                async with self._posted(member, what, asked, self._headers()) as answer:
                     content = bytearray()
                     with trio.CancelScope() as reading:
                         async for piece in answer.aiter_raw():
@@ -261,6 +260,28 @@ class Etcd:
             raise _Unanswered(_words(error)) from None
         return self._read(bytes(content))
 
+    @asynccontextmanager
+    async def _posted(
+        self,
+        member: str,
+        what: str,
+        asked: Mapping[str, object],
+        headers: Mapping[str, str],
+        timeout: httpx.Timeout | None = None,
+    ) -> AsyncIterator[httpx.Response]:
+        """Send a question, and give the answer as it comes."""
+        url = f"{member}/v3/{what}"
+        limits = self._http.timeout if timeout is None else timeout
+        request = self._http.build_request(
+            "POST", url, json=asked, headers=dict(headers), timeout=limits
+        )
+        request.stream = _Question(request.content)
+        answer = await self._http.send(request, stream=True)
+        try:
+            yield answer
+        finally:
+            await answer.aclose()
+
     async def _listen(
         self, seconds: float, after: int, member: str, what: str, asked: Mapping[str, object]
     ) -> tuple[list[EtcdKey], int]:
@@ -273,9 +294,7 @@ class Etcd:
         headers = {**self._headers(), **HAS_LEADER}
         timeout = httpx.Timeout(self._seconds, read=max(seconds, self._seconds))
         try:
-            async with self._http.stream(
-                "POST", f"{member}/v3/{what}", json=asked, headers=headers, timeout=timeout
-            ) as answer:
+            async with self._posted(member, what, asked, headers, timeout) as answer:
                 # Cancelled, not left: httpx would leave what reads for the collector.
                 with trio.CancelScope() as reading:
                     async for piece in answer.aiter_raw():
@@ -339,6 +358,23 @@ class Etcd:
 
     def _next(self) -> None:
         self._first = (self._first + 1) % len(self._members)
+
+
+class _Question(httpx.AsyncByteStream):
+    """What is asked, in one piece. httpx's own is a generator, which whoever is cancelled while he sends leaves
+    to the collector.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._left = [content]
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        return self._left.pop()
 
 
 class _Unanswered(EtcdUnavailable):

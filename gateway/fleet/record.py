@@ -12,7 +12,9 @@ What changes the one changes the other, in one transaction of etcd:
     give it     the home is me: there is no home, and the record is without me
 
 Beside them it has what was *lost* of the disk, as far as its clients have still to be told, from when it is
-given away until it is taken. So that goes along with the disk.
+given away until it is taken. So that goes along with the disk. (Whether one client has lost nothing is no
+matter for the record: a home may have given the disk away, and have ended that client's session before. So the
+home is asked, `gateway.fleet.door`.)
 
 A gateway that dies between taking and clearing has cleared nothing: the next one finds all names that it found,
 and its own. A gateway stands in a record once, however often it was started; so a record has no more names than

@@ -75,7 +75,8 @@ class Given:
     seconds: float
     """How much of its time it has used."""
     negotiation: Unfinished | None
-    """None: an oldstyle client, which says nothing."""
+    """None: an oldstyle client, which says nothing; or one that another gateway leads to the home of its disk:
+    that gateway negotiates, from the beginning."""
     via_tls: bool = False
     """Its socket leads to where its TLS is."""
 

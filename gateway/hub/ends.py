@@ -122,7 +122,8 @@ class Cause(StrEnum):
     """The rules that are in force now deny it; by time as well."""
     BY_OPERATOR = "disconnected-by-operator"
     DRAIN = "drain"
-    """Its listener is drained, and the deadline of that has passed."""
+    """Its listener is drained, and the deadline of that has passed; or its disk has its home at another
+    gateway."""
     EXPIRED = "expired"
     """The ticket by which it was opened is over: its time, or its use."""
     SHUTDOWN = "shutdown"

@@ -341,12 +341,14 @@ class Losses(Proofs):
         self.order.tick()
         if is_loss(error):
             self.last_news = self.order.tick()
-            if self._speaks(trail) and not trail.unseen:
+            spoken_for = [trail]
+            if trail.unseen:
+                pass  # who has said it goes by what is under way, too
+            elif self._speaks(trail):
                 self._failed_at = self.last_news
                 spoken_for = [each for each in self._holders() if self._speaks(each)]
             else:
                 trail.failed_at = self.last_news
-                spoken_for = [trail]
             lost = {each: each.unflushed.take() for each in spoken_for}
             # Nobody knows what was written, or whether it was.
             if not trail.unflushed.records or (trail.unseen and not lost[trail]):

@@ -35,6 +35,6 @@ class Survival:
     check_identity: bool
     """`identity`: after a reconnect, look whether what was flushed is there."""
     sole_writer: bool
-    through_us: bool = True
+    through_us: bool
     """All clients of the disk go through this gateway. Else what others have written is not known here, nor
     whether it was flushed."""

@@ -25,6 +25,8 @@ What differs from any server, and where:
   CAN_MULTI_CONN all sessions of the disk are told of a home's death, whatever they wrote themselves
   (`gateway.losses.rule`, *A link dies*). And what was flushed, and is not there, is taken for another disk only
   if most of it is gone (`gateway.losses.witnesses`).
+- *A home may say that it has kept all*, when it has given the disk away (`Peer.kept`). So what is acknowledged
+  and not flushed is in doubt until the next home is there, and lost only if nobody has said so.
 - *There is no one log of what all have written*: that was the home's. So `verify` and `replay`, which need one,
   are `sticky` here (`led_settings`); `assume-durable` is what it is.
 - *The home says no in our words*, so that a client hears what it would have heard there

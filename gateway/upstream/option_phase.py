@@ -64,6 +64,7 @@ class OptionPhase:
         self.seen: Evidence | None = None
         """What the server has shown of itself."""
         self._server = server
+        self._refusal = refusal_at_home if server.recipe.at_home else refusal_for_client
         self._examined = server.examined  # as it was when something was asked because of it
         self._handshake = handshake
         self._core = handshake.core
@@ -387,10 +388,6 @@ class OptionPhase:
         if early:
             raise LostTheWay(f"{len(early)} bytes came that nothing asked for")
         return self._opened
-
-    def _refusal(self, refused: Refused) -> Refusal:
-        at_home = self._server.recipe.at_home
-        return refusal_at_home(refused) if at_home else refusal_for_client(refused)
 
     async def list_exports(self) -> list[ListedExport]:
         """Send LIST. An oldstyle server has the default export and nothing else."""

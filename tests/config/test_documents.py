@@ -88,7 +88,7 @@ def test_manual_has_the_defaults(title: str) -> None:
 )
 def test_blocks_of_the_manual(page: str, block: str) -> None:
     config = parse(block, page, vocabulary())
-    assert config.exports or config.tickets.directory
+    assert config.exports or config.tickets.are_kept
 
 
 def test_there_are_blocks_and_examples() -> None:

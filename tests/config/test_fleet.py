@@ -83,6 +83,14 @@ def test_what_a_fleet_cannot_do_yet(text: str, expected: str) -> None:
     assert expected in problems(text + FLEET)
 
 
+def test_tickets_are_in_etcd_where_there_is_a_fleet() -> None:
+    tickets = "[tickets]\netcd = true\n"
+    control = '[control]\nsocket = "c"\n'
+    assert parse(LISTEN + SERVER + control + tickets + FLEET, "t").tickets.are_kept
+    assert "there is no [fleet]" in problems(LISTEN + SERVER + control + tickets)
+    assert "[control] or [admin] has it" in problems(LISTEN + SERVER + tickets + FLEET)
+
+
 def test_an_export_of_an_exact_name_may_be_counted() -> None:
     counted = '[[export]]\nname = "a"\nupstream = "u"\n'
     counted += 'policies = [{ use = "limit", connections = 2 }]\n'

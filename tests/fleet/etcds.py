@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import ssl
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import trustme
 
 PASSWORD = "a secret"
+
+LOWEST_PORT = 10_900
+"""Below are those of NBD, among others; and of etcd, where one serves somebody else."""
 
 PATIENT_SECONDS = 60
 """How long one step of a call may take, on a machine that is busy with other things."""
@@ -116,9 +120,15 @@ def _has_no_fsync() -> bool:
 
 @contextmanager
 def free_ports(count: int) -> Iterator[list[int]]:
-    """Give ports that are free; together, so that no two are one."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    """Give ports that are free; together, so that no two are one. They are not of those that the kernel gives
+    to whoever connects: between this and the start of who is to listen there, somebody always does."""
+    sockets: list[socket.socket] = []
+    given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     try:
+        while len(sockets) < count:
+            with suppress(OSError):  # somebody listens there
+                port = random.randrange(LOWEST_PORT, given)
+                sockets.append(socket.create_server(("127.0.0.1", port)))
         yield [each.getsockname()[1] for each in sockets]
     finally:
         for each in sockets:

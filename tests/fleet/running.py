@@ -121,6 +121,13 @@ class OneGateway:
             except ControlError:
                 await trio.sleep(LOOK_AGAIN_SECONDS)
 
+    async def fleet_verb(self, *words: str) -> str:
+        """Have something done to the fleet; give what is said."""
+        command = [sys.executable, "-m", "gateway", "fleet", *words]
+        config = ["--config", str(self.at / f"{self.name}.toml")]
+        run = await trio.run_process([*command, *config], capture_stdout=True)
+        return run.stdout.decode()
+
     async def sessions(self) -> list[Any]:
         answer = await self.ask("sessions")
         assert answer.data is not None
@@ -172,8 +179,10 @@ class RunningFleet:
         return {each.key: json.loads(each.value)["gateway"] for each in found}
 
     async def home(self) -> OneGateway:
-        """Give the home of the only disk."""
-        [name] = set((await self.homes()).values())
+        """Give the home of the only disk, when it has one: it may have been lost a moment ago."""
+        while not (names := set((await self.homes()).values())):
+            await trio.sleep(LOOK_AGAIN_SECONDS)
+        [name] = names
         return self.gateways[name]
 
     def others(self, one: OneGateway) -> list[OneGateway]:

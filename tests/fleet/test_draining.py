@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -114,6 +115,42 @@ class TestBesideEtcd:
             await a.drain(0)
             await a.has(0)
             assert await a.undrain()
+
+    async def test_what_is_being_closed_is_waited_for(self, one: Members) -> None:
+        """It may be flushing."""
+        ours, servers = socket.socketpair()
+        async with joined(one, "a") as a, joined(one, "b"):
+            assert await a.serves("c")
+            [home] = a.member.homes()
+            link = home.guard(a.member.held)(ours)
+            await a.drain(0)
+            while not (shown := a.member.draining.shown()) or not shown["stays"]:
+                await trio.sleep(LOOK_AGAIN_SECONDS)
+            assert shown["stays"][0]["why"] == "a connection to its server is being made or closed"
+            link.close()
+            await a.has(0)
+            assert await a.undrain()
+        servers.close()
+
+    async def test_a_link_that_ended_badly_keeps_it_as_long_as_something_may_come(
+        self, one: Members
+    ) -> None:
+        ours, servers = socket.socketpair()
+        async with joined(one, "a") as a, joined(one, "b"):
+            assert await a.serves("u")
+            [home] = a.member.homes()
+            link = home.guard(a.member.held)(ours)
+            link.send(b"a part of a request")
+            link.close()
+            await a.drain(0)
+            while not (shown := a.member.draining.shown()) or not shown["stays"]:
+                await trio.sleep(LOOK_AGAIN_SECONDS)
+            assert "may come for 86400 s more" in shown["stays"][0]["why"]
+            home.late = 0
+            home._unwell_until = 0  # as when the day has passed
+            await a.has(0)
+            assert await a.undrain()
+        servers.close()
 
     async def test_where_nobody_else_is_all_stays(self, one: Members) -> None:
         async with joined(one, "a") as a:

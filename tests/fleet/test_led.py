@@ -39,7 +39,7 @@ LARGE_BLOCKS = replace(PLAIN, block_sizes=SIZES)
 
 
 def blank() -> Server:
-    return Server({"d": MemoryDisk(BLOCKS * BLOCK)})
+    return Server({"d": MemoryDisk((BLOCKS + 1) * BLOCK)})
 
 
 @dataclass
@@ -118,6 +118,39 @@ async def test_a_home_that_is_killed_costs_one_eio_and_no_connection(
         assert (at_home["who"], at_home["client"]) == (led["who"], led["client"])
         if new is not entry:
             assert at_home["session"] == led["session"]
+
+
+@pytest.mark.parametrize("names", ["ab", "abc"])
+async def test_a_home_that_is_drained_costs_no_error_at_all(tmp_path: Path, names: str) -> None:
+    """Its disk is given away while sessions write, and have not flushed. Nobody waits for late-write-seconds,
+    which would be longer than the test. Of two gateways the one where the clients came in is the home then,
+    until it is drained itself.
+    """
+    async with (
+        server_at(tmp_path / "u.sock", blank()),
+        fleet(tmp_path, names=names, late=86400, lease=LIVES_SECONDS) as all_,
+    ):
+        home, entry = await home_and_entry(all_)
+        load, quiet = Load(await entry.session()), await entry.session()
+        assert await quiet.error(Cmd.WRITE, BLOCKS * BLOCK, data=A) == 0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(load.run)
+            await load.goes_on()
+            for each in [home, entry] if names == "ab" else [home]:
+                said = await home.fleet_verb("drain", each.name)
+                assert f"{each.name}: all disks have gone" in said
+                assert await all_.home() is not each
+                await load.goes_on()
+                assert await quiet.error(Cmd.FLUSH) == 0
+                assert await quiet.error(Cmd.WRITE, BLOCKS * BLOCK, data=B) == 0
+                await home.fleet_verb("undrain", each.name)
+            load.stop = True
+        assert load.errors == []
+        await load.verify()
+        assert await quiet.error(Cmd.FLUSH) == 0
+        assert await quiet.read(BLOCKS * BLOCK, BLOCK) == B
+        assert "not given away" not in home.said + entry.said
+        assert "may be lost" not in home.said + entry.said
 
 
 async def test_with_multi_conn_all_are_told_of_a_home_that_was_killed(tmp_path: Path) -> None:

@@ -13,6 +13,11 @@ soak.py         new schedules until the time is over: `make soak`
 kill_run.py     real servers killed with -9 under a verifying load: `python -m tests.tools.kill_run --help`
 restart_run.py  a real server restarted while the gateway negotiates with it
 reconnect_run.py  clients that come and go for minutes, and what each process of the gateway has left of them
+fleet_world.py  a whole fleet, and a server that knows which gateway each of its connections is from
+fleet_run.py    faults and drains under verifying load: `python -m tests.tools.fleet_run --help`
+zombie_run.py   a home that is stopped where no lease can help, again and again
+stopping/       what stops it there
+ticket_run.py   how soon a ticket of a fleet serves at another gateway
 counting/       what has the processes count their tasks and objects
 build_pump.py   the compiled pump with other flags than in a wheel: the sanitisers, counters of its edges
 forbidden.py    a directory that may not be entered, also for root

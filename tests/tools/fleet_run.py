@@ -65,6 +65,8 @@ class FleetPlan:
     lease: int = 8
     fence: bool = True
     drain: bool = False
+    unflushed: str = "assume-durable"
+    """Nothing is lost here, so with this no client may see an error for a loss."""
 
 
 @dataclass
@@ -283,7 +285,13 @@ async def run(plan: FleetPlan, at: Path) -> FleetReport:
     exports = [f"d{number}" for number in range(plan.exports)]
     entries = "ab" if plan.drain else "abc"
     world_of = fleet_world(
-        at, exports=exports, entries=entries, blocks=BLOCKS, lease=plan.lease, fence=plan.fence
+        at,
+        exports=exports,
+        entries=entries,
+        blocks=BLOCKS,
+        lease=plan.lease,
+        fence=plan.fence,
+        unflushed=plan.unflushed,
     )
     async with world_of as world:
         fleet = Fleet(plan, world, report)
@@ -311,6 +319,7 @@ def main() -> int:
     parser.add_argument("--lease", type=int, default=8)
     parser.add_argument("--no-fence", action="store_true")
     parser.add_argument("--drain", action="store_true")
+    parser.add_argument("--unflushed", default="assume-durable", help="sticky: losses are told")
     parser.add_argument("--keep", type=Path, help="a directory for the logs, which is left there")
     said = vars(parser.parse_args())
     keep = said.pop("keep")

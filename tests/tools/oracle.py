@@ -124,6 +124,9 @@ class Oracle:
     """A session has several connections that act as one."""
     strict: bool = False
     """One write that was safe and is gone is enough for the gateway to know that it is another disk."""
+    in_fleet: bool = False
+    """There are two gateways, one behind the other, and each tells what it has lost itself: what one has told
+    the other may tell again, if there was a trouble since."""
     stable: Callable[[int], int] | None = None
     """Gives the stamp that a block has on stable storage now."""
     now: int = 0
@@ -830,6 +833,8 @@ class Oracle:
         for telling in self.tellings:
             if telling is asked or not telling.error:
                 continue
+            if self.in_fleet and telling.began < trouble.began:
+                continue  # the one behind need not have heard of it
             if telling.session is session:
                 # Of what is under way when a FLUSH fails, and that FLUSH, either may be answered first.
                 own = write.session is session and not _done_before(write, trouble)

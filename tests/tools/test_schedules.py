@@ -11,11 +11,12 @@ from random import Random
 import pytest
 
 from gateway.bundle import recovery
+from gateway.losses.rule import Losses
 from gateway.upgrade.giving import Gifts
 from tests.tools.schedules import settings, steps
 from tests.tools.schedules.geometry import BLOCKS, BORDER_BLOCK, FIRST_BLOCKS, length_of, offset_of
 from tests.tools.schedules.run import Outcome, plan_of, run
-from tests.tools.schedules.settings import Settings
+from tests.tools.schedules.settings import LATE_SECONDS, Settings
 from tests.tools.schedules.shrink import shrink
 from tests.tools.schedules.steps import Step
 from tests.tools.shares import batches
@@ -158,3 +159,29 @@ def test_what_fails_is_made_small() -> None:
     small = shrink(outcome)
     assert [step.what for step in small.steps] == ["boom"]
     assert small.settings == Settings()
+
+
+IN_FLEET = replace(
+    Settings(held=0.0), fleet=True, multi_conn=False, late_write_seconds=LATE_SECONDS
+)
+
+
+DIES = ("open 1", "ask 2", "move 1", "kill 1", "flush 3", "ask 2")
+"""The server dies as well, and what it had not flushed is gone: of that the next home knows nothing."""
+
+
+def in_fleet(*words: str) -> Outcome:
+    return run(0, IN_FLEET, [Step(*_parsed(step)) for step in words])
+
+
+def test_a_home_that_dies_is_told_once() -> None:
+    """By the gateway where its clients came in, which lives on."""
+    outcome = in_fleet(*DIES)
+    assert any("the home dies" in event for event in outcome.events)
+    assert not outcome.problem
+
+
+def test_a_home_that_dies_and_is_not_told_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Losses, "died", lambda *_, **__: None)
+    monkeypatch.setattr(Losses, "lose", lambda *_, **__: None)
+    assert "succeeded" in in_fleet(*DIES).problem

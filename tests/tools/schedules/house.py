@@ -5,6 +5,10 @@ At first there is one (`Standing`). An upgrade makes a newer one of it, in this 
 listening socket and everything else over a channel as between two processes (`gateway.upgrade`), and nothing
 else of the older one.
 
+In a fleet there are two: clients come to the one, and the other is the home of the disk, as the first is told
+in place of etcd. When the home dies another one begins, after as long as it would wait for what the one before
+may have sent.
+
 The clock jumps, and what the hub waits in real time, to save the processor of others, it does not wait here.
 """
 
@@ -15,6 +19,7 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -40,15 +45,20 @@ from gateway.hub import hub as hub_module
 from gateway.hub import rounds
 from gateway.hub.hub import Hub
 from gateway.log.ids import new_id
+from gateway.net.dial import DialError
 from gateway.net.listen import Listener, take_clients
 from gateway.net.options import peer_of
 from gateway.scan import turn
+from gateway.sessions.led import disks_at_home, led_settings
 from gateway.sessions.pausing import Pauses
 from gateway.sessions.service import Service
 from gateway.sessions.upkeep import see_to_upstreams
 from gateway.upgrade.newer import Newer
+from gateway.upstream.backends import Backend
 from gateway.upstream.configured import StartError, servers_of
-from tests.embedded.peers import Client
+from gateway.upstream.recipe import Recipe
+from gateway.upstream.server import Server as Upstream
+from tests.embedded.peers import Client, socket_pair
 from tests.tools.oracle import Oracle
 from tests.tools.schedules.geometry import BLOCKS
 from tests.tools.schedules.settings import Settings
@@ -57,6 +67,9 @@ from tests.tools.schedules.world import World
 if TYPE_CHECKING:
     from gateway.handover.given import Given
     from gateway.identity import Identity
+
+LED_SECONDS = 100
+"""So long the home of a disk is looked for, and may say nothing."""
 
 DRAIN_SECONDS = 60
 """The clients have gone by then, or somebody waits for something that does not come."""
@@ -109,13 +122,60 @@ class House:
         """Newer gateways may."""
         self.more = ""
         """What the configurations of newer gateways say beside that of the settings."""
+        self.home: Process | None = None
+        """The home of the disk, in a fleet."""
+        self._homes = 0
+        self._ends = False
 
     def begin(self, end: socket.socket | None) -> Process:
         """Begin a gateway; with its `end` of a channel, in the place of the one before."""
-        process = Process(self, end)
+        process = Process(self, end, self.path)
         self.all.append(process)
         self.nursery.start_soon(process.run)
         return process
+
+    # --- A fleet: clients come to the one gateway, and the other is the home of the disk
+
+    @property
+    def has_home(self) -> bool:
+        """There is a home, and it serves."""
+        return self.home is not None and self.home.serves_now.is_set()
+
+    def begin_home(self) -> Process:
+        """Have another gateway be the home."""
+        self._homes += 1
+        self.home = home = Process(self, None, self.path.with_name(f"home-{self._homes}"))
+        self.nursery.start_soon(home.run)
+        return home
+
+    def home_dies(self) -> None:
+        """Kill the home. The next one waits for what it may have sent."""
+        home, self.home = self.home, None
+        assert home is not None
+        home.may_die = True
+        home.kill()
+        self.nursery.start_soon(self._begin_home_late)
+
+    async def _begin_home_late(self) -> None:
+        await trio.sleep(self.settings.late_write_seconds)
+        if not self._ends:
+            self.begin_home()
+
+    async def leads(self, client: Given, server: Upstream) -> Upstream | None:
+        """See `gateway.sessions.led.Gateways`."""
+
+        async def connect() -> trio.SocketStream:
+            if self.home is None or not self.has_home:
+                raise DialError("the disk has no home now", down=True)
+            ours, theirs = socket_pair()
+            # It may be there still from a connection before.
+            self.home.come(theirs, replace(client, session_id=new_id()))
+            return ours
+
+        settings = led_settings(server.settings, LED_SECONDS, LED_SECONDS)
+        target = server.recipe.backend.target
+        backend = Backend(target, (connect,), disks=disks_at_home(server))
+        return Upstream(Recipe(server.recipe.upstream, settings, backend, at_home=True))
 
     @property
     def service(self) -> Service:
@@ -125,7 +185,8 @@ class House:
     @property
     def services(self) -> list[Service]:
         """Those of all gateways that are there."""
-        return [each.service for each in self.all if each.built]
+        homes = [] if self.home is None else [self.home]
+        return [each.service for each in (*self.all, *homes) if each.built]
 
     def connect(self) -> Client:
         """A connection to the gateway."""
@@ -157,11 +218,15 @@ class House:
 
     async def stop(self) -> None:
         """End all of it in good order."""
+        self._ends = True
         for process in self.all:
             process.leaving.begin(0)
         with trio.fail_after(DRAIN_SECONDS):
             while self.all:
                 await trio.sleep(0.1)
+            if self.home is not None:
+                self.home.leaving.begin(0)
+                await self.home.ended.wait()
 
 
 class _Upgrading(Upgrading):
@@ -183,7 +248,8 @@ class Process:
 
     _numbers = count(1)
 
-    def __init__(self, house: House, end: socket.socket | None) -> None:
+    def __init__(self, house: House, end: socket.socket | None, path: Path) -> None:
+        self._path = path
         self.pid = os.getpid()
         self.built = False
         self.serves_now = trio.Event()
@@ -221,7 +287,7 @@ class Process:
             newer = None if end is None else Newer(end)
             if newer is not None:
                 await newer.greet()
-            listen = f"nbd+unix:///?socket={house.path}"
+            listen = f"nbd+unix:///?socket={self._path}"
             text = house.settings.config(listen, house.main, house.other)
             config = parse(house.more + text, "schedule")
             standing = Standing(servers_of(config, house.servers, None), None, Listeners([]))
@@ -238,7 +304,8 @@ class Process:
             finally:
                 await standing.aclose()
         self.ended.set()
-        house.all.remove(self)
+        if self in house.all:
+            house.all.remove(self)
 
     async def _serve(self, config: Config, standing: Standing, newer: Newer | None) -> None:
         house = self._house
@@ -246,6 +313,8 @@ class Process:
         hub = Hub(trio.current_time)
         servers, tickets = standing.servers.servers, standing.tickets
         service = self.service = Service(config, servers, hub, log, tickets=tickets)
+        if house.settings.fleet and self in house.all:
+            service.gateways = house
         drained = Drained(service)
         overview = Overview(standing, self._counts, service, drained, self.leaving)
         self._farewell = Farewell(service, standing, self.leaving, self._counts)
@@ -328,6 +397,10 @@ class Process:
         self.clients[given.session_id] = listener, given.identity
         self._clients.start_soon(self._client, listener, stream, given)
 
+    def come(self, stream: trio.SocketStream, given: Given) -> None:
+        """Serve a client of another gateway of the fleet."""
+        self.take(self._listeners[0], stream, given)
+
     def serves(self) -> None:
         """Take clients from now on."""
         self.serves_now.set()
@@ -367,6 +440,7 @@ async def house(
         shared=settings.connections.startswith("shared"),
         bundled=settings.connections.endswith("4"),
         strict=settings.strict,
+        in_fleet=settings.fleet,
     )
     async with trio.open_nursery() as servers, trio.open_nursery() as processes:
         world = World(settings, oracle, servers)
@@ -376,6 +450,8 @@ async def house(
         world.held = lambda: made.holds
         made.more = more
         await made.begin(None).serves_now.wait()
+        if settings.fleet:
+            await made.begin_home().serves_now.wait()
         yield made
         await made.stop()
         world.close_doors()

@@ -297,9 +297,20 @@ class Schedule:
             self._say(f"the next FLUSH is to fail with {errno.errorcode[error]}")
             self.world.errors = [error]
 
+    async def _move(self, random: Random) -> None:
+        world = self.world
+        if world.down or world.goes or not self.house.has_home:
+            return
+        self._say(f"the home dies, and connections {sorted(world.there)} with it")
+        world.cut(set(world.there))
+        self.house.home_dies()
+
     # --- Operators
 
     def _operate(self, verb: str, **arguments: object) -> None:
+        if self.house.settings.fleet:
+            return  # it is refused there
+
         async def operate() -> None:
             self._operating += 1
             try:
@@ -321,6 +332,8 @@ class Schedule:
 
     async def _switch(self, random: Random) -> None:
         alias, arguments = self.house.settings.alias, {}
+        if self.house.settings.fleet:
+            return
         if alias in ("name", "upstream") or (alias == "switch" and self._switched):
             return
         if alias == "switch" or random.random() < 0.6:
@@ -343,7 +356,7 @@ class Schedule:
         self.house.nursery.start_soon(switch)
 
     async def _upgrade(self, random: Random) -> None:
-        if self._upgrading:
+        if self._upgrading or self.house.settings.fleet:
             return
         deadline = random.choice(DEADLINES)
         self._upgrading = True
@@ -461,7 +474,7 @@ def _some(random: Random, there: Collection[int]) -> list[int]:
 
 
 def plan_of(seed: int, *, upgrades: bool = True) -> tuple[Settings, list[Step]]:
-    """Give what a seed stands for; or stood for, when there were no `upgrades`."""
+    """Give what a seed stands for; or stood for, when there were no `upgrades`, and no fleet."""
     random = Random(seed)
     settings, steps = all_settings.draw(random), all_steps.draw(random)
     more = Random(f"{seed}, older")
@@ -469,6 +482,11 @@ def plan_of(seed: int, *, upgrades: bool = True) -> tuple[Settings, list[Step]]:
     if older.possible and more.random() < 0.3:
         times = more.choice((2, 2, 4))
         settings, steps = older, all_steps.mixed_with(more, steps, all_steps.REWIND, times)
+    more = Random(f"{seed}, in a fleet")
+    if upgrades and more.random() < 0.15:
+        in_fleet = all_settings.in_fleet(settings)
+        steps = all_steps.mixed_with(more, steps, all_steps.MOVE, more.choice((1, 2, 4)))
+        return in_fleet, steps
     more = Random(f"{seed}, upgraded")
     if upgrades and more.random() < 0.3:
         times = more.choice((1, 2, 4))

@@ -15,6 +15,9 @@ from tests.tools.stamps import BLOCK_BYTES
 LATE_SECONDS = 30
 """`late-write-seconds` of a gateway that says nothing else."""
 
+FLEET_SECONDS = 300
+"""So long sessions live on without their home, in a fleet: several may die before one has begun to serve."""
+
 NOTHING = Flag(0)
 
 CONNECTIONS = ("per-client", "per-client", "per-client", "4", "shared", "shared:4")
@@ -89,6 +92,8 @@ class Settings:
     """FLUSHes fail now and then."""
     older: bool = False
     """The server may come back as an older snapshot of itself."""
+    fleet: bool = False
+    """Clients come to one gateway, and another one is the home of the disk."""
 
     @property
     def scope_all(self) -> bool:
@@ -117,11 +122,20 @@ class Settings:
         return (
             (shared or self.unflushed not in ("verify", "replay"))
             and not (self.lossless and (self.fails or self.older))
+            and not (self.fleet and not self._may_be_in_a_fleet)
             and not (
                 # What is written of less than a block may bring back what was read beside it before.
                 self.older and self.minimum_block > 1
             )
         )
+
+    @property
+    def _may_be_in_a_fleet(self) -> bool:
+        """What a fleet does with it the oracle knows. With CAN_MULTI_CONN it tells sessions of a home's death
+        whose disk has lost nothing, for it cannot know (`gateway.sessions.led`).
+        """
+        plain = self.connections == "per-client" and not self.multi_conn
+        return plain and not (self.policies or self.alias or self.fails or self.older)
 
     def hooked(self, export: str) -> bool:
         """Say whether an export's commands may wait in a policy, or be done in several steps by one."""
@@ -154,6 +168,8 @@ class Settings:
             lines.append(f"late-write-seconds = {self.late_write_seconds}")
         if self.unflushed == "replay":
             lines.append("sole-writer = true")
+        if self.fleet:
+            lines.append(f"reconnect-seconds = {FLEET_SECONDS}")
         return CONFIG.format(
             listen=listen,
             main=main,
@@ -171,6 +187,23 @@ class Settings:
             if getattr(self, name) != getattr(plain, name)
         ]
         return ", ".join(said) or "the defaults"
+
+
+def in_fleet(settings: Settings) -> Settings:
+    """Give settings of a fleet that are like these as far as there can be such a one."""
+    plain = Settings()
+    lossless = settings.unflushed == "assume-durable"
+    return replace(
+        settings,
+        fleet=True,
+        connections=plain.connections,
+        unflushed=settings.unflushed if lossless else plain.unflushed,
+        multi_conn=False,
+        policies=plain.policies,
+        alias=plain.alias,
+        fails=plain.fails,
+        older=plain.older,
+    )
 
 
 def draw(random: Random) -> Settings:

@@ -50,6 +50,10 @@ REWIND = "rewind"
 taken at the first, and gone back to at the second, and so on."""
 
 
+MOVE = "move"
+"""Put between them where there is a fleet: the home of the disk dies, and another one begins."""
+
+
 UPGRADE = "upgrade"
 """Put between them as well: a newer gateway takes the place of the one that there is."""
 

@@ -1,11 +1,11 @@
-"""The disks that are served here: what a member of a fleet asks of the gateway around it (`office`).
+"""The disks of a gateway of a fleet, as its member asks for them: their sessions, and what was lost of them.
 
-A session is on a disk as its home serves it, or it is led to the home from here (`gateway.sessions.led`). Here
-only the first ones count: the others have the disk at another gateway, or they have it by a session that counts
-itself. So they keep no disk here, nothing of them is held, and they outlive whatever becomes of the disk.
+A session is on a disk as its home serves it, or it is led to the home from here (`gateway.sessions.led`). Only
+the first ones are asked for: the others have the disk at another gateway, or they have it by a session that
+counts itself. So they keep no disk here, nothing of them is held, and they outlive whatever becomes of it.
 
-Whose client came in here and is served here has no gateway that goes after the home for him. He stays until he
-leaves, or until somebody ends the session.
+Sessions that were led here outlive a move of their disk: whoever has led them goes after the home. Those whose
+clients came in here, and are served here, do not.
 """
 
 from __future__ import annotations
@@ -20,33 +20,38 @@ from gateway.hub.ends import Cause
 from gateway.links.disk import NOT_REMEMBERED
 from gateway.plural import plural
 from gateway.sessions.holding import Holding, NotDone, Within
-from gateway.sessions.opened import Location
 from gateway.sessions.pausing import COMMAND_SECONDS
-from gateway.sessions.service import Relayed, Service
-from gateway.upstream.server import Server
 
 if TYPE_CHECKING:
-    from gateway.fleet.member import FleetMember
+    from gateway.config import Upstream
+    from gateway.sessions.opened import Location
+    from gateway.sessions.service import Relayed, Service
+    from gateway.upstream.server import Server
 
 MOST_KEPT = 10_000
 """Clients that are remembered because nothing of theirs is lost: as many as may be led here at a time. Of more,
-the first are forgotten. They are told of a loss that is none."""
+the first are forgotten, who are then told of a loss that is none."""
 
 
-class ServedHere:
-    """A `FleetOffice`. `is_led` says whether a client was led here, by its id; the others came in here."""
+class DisksHere:
+    """A `FleetOffice`. `is_led` says whether a client was led here, by its id."""
 
     def __init__(self, is_led: Callable[[str], bool]) -> None:
         self._is_led = is_led
-        self._service: Service
-        self._member: FleetMember
         self._kept: dict[str, None] = {}
+        self._service: Service
+        self._disk_of: Callable[[Upstream, str], str | None]
 
-    def begin(self, service: Service, member: FleetMember) -> None:
-        """Know the gateway, and its member, from now on."""
-        self._service, self._member = service, member
+    def begin(self, service: Service, disk_of: Callable[[Upstream, str], str | None]) -> None:
+        """Have sessions from now on; `disk_of` gives by what the fleet knows a disk."""
+        self._service, self._disk_of = service, disk_of
 
-    # --- Which sessions
+    def end_sessions(self, disk: str, why: str, *, lost: bool) -> None:
+        """See `FleetOffice`."""
+        seconds = 0 if lost else self._service.config.drain_seconds
+        for running in self._running_on(disk):
+            cause = Cause.UPSTREAM_LOST if lost else Cause.DRAIN
+            running.relaying.finish(why, seconds, cause)
 
     def is_used(self, disk: str) -> bool:
         """See `FleetOffice`."""
@@ -56,21 +61,12 @@ class ServedHere:
     def _is_on(self, location: Location, disk: str) -> bool:
         server = location.server
         at_home = server.recipe.at_home
-        return not at_home and self._member.disk_of(server.settings, location.name) == disk
+        return not at_home and self._disk_of(server.settings, location.name) == disk
 
     def _running_on(self, disk: str) -> list[Relayed]:
         """Give the sessions of a disk that are served here."""
         running = list(self._service.running)
         return [each for each in running if self._is_on(each.opened.location, disk)]
-
-    def end_sessions(self, disk: str, why: str, *, lost: bool) -> None:
-        """See `FleetOffice`."""
-        seconds = 0 if lost else self._service.config.drain_seconds
-        for running in self._running_on(disk):
-            cause = Cause.UPSTREAM_LOST if lost else Cause.DRAIN
-            running.relaying.finish(why, seconds, cause)
-
-    # --- A disk that is given away
 
     def why_stays(self, disk: str) -> str:
         """See `FleetOffice`."""
@@ -94,7 +90,7 @@ class ServedHere:
                 each.grant.name for each in opening
             }
 
-        # Those that are led elsewhere wait for the ones that are served here: they would never be quiet.
+        # Those that are led wait for the ones that are served: they would never be quiet.
         holding = Holding(self._service, lambda location: not location.server.recipe.at_home)
         held = names()
         try:
@@ -127,18 +123,15 @@ class ServedHere:
         """A client is led here: from now on something may be lost that it is answered."""
         self._kept.pop(client, None)
 
-    # --- What was lost
-
     def lost(self, home: DiskHome) -> Collection[LostOf]:
         """See `FleetOffice`."""
         disks, found = self._service.disks, list[LostOf]()
         for server in self._servers_of(home):
-            if home.name is not None:
-                # One that is remembered by a hash alone is found by its name.
-                disks.at(server, home.name)
-            for each in disks.there():
+            # One that is remembered by a hash alone is found by its name.
+            asked = None if home.name is None else disks.at(server, home.name)
+            for each in disks.there() if asked is None else [asked]:
                 key, name = each.key
-                if key != server.disks or home.name not in (None, name):
+                if key != server.disks:
                     continue
                 untold, left = each.losses.untold(), each.losses.left_behind()
                 why = [*(untold.why if untold else ()), *([left[0]] if left else ())]
@@ -170,7 +163,7 @@ class ServedHere:
         found = {
             each.disks: each
             for each in self._service.led_to
-            if self._member.disk_of(each.settings, home.name or "") == home.disk
+            if self._disk_of(each.settings, home.name or "") == home.disk
         }
         return [*found.values()]
 
