@@ -44,6 +44,7 @@ from typing import Any
 
 import trio
 
+from gateway.admin.pieces import text_of
 from gateway.identity import UnixPeer
 from gateway.net.listen import open_nameless, open_unix, take_clients
 from gateway.net.options import peer_of
@@ -115,33 +116,6 @@ MAX_PROBLEMS = 200
 """Told in one answer: nobody mends more at a time, and the line has to be short enough to be believed."""
 
 
-class InPieces(list[Any]):
-    """A long list of an answer's data. Each piece becomes JSON when it is added, so whoever adds many lets the
-    others have their turn in between; the whole at once takes the hub some milliseconds.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.texts: list[str] = []
-        """Each piece as JSON."""
-
-    def add(self, piece: Any) -> int:
-        """Add one; give how long its text is."""
-        self.append(piece)
-        self.texts.append(json.dumps(piece))
-        return len(self.texts[-1])
-
-
-def _text_of(data: Mapping[str, Any]) -> str:
-    """Give data as JSON."""
-    said = (
-        f"{json.dumps(name)}: "
-        + (f"[{', '.join(value.texts)}]" if isinstance(value, InPieces) else json.dumps(value))
-        for name, value in data.items()
-    )
-    return f"{{{', '.join(said)}}}"
-
-
 def _line_of(answer: ControlAnswer) -> bytes:
     """Give an answer as the line that is sent."""
     more = len(answer.problems) - MAX_PROBLEMS
@@ -151,7 +125,7 @@ def _line_of(answer: ControlAnswer) -> bytes:
     said = {"ok": answer.ok, "done": answer.done, "problems": answer.problems}
     text = json.dumps(said)
     if answer.data is not None:
-        text = f'{text[:-1]}, "data": {_text_of(answer.data)}}}'
+        text = f'{text[:-1]}, "data": {text_of(answer.data)}}}'
     return text.encode() + b"\n"
 
 

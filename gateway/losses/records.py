@@ -6,7 +6,8 @@ a `Trail`: what was written over it and is not covered. A `Flush` waits until we
 What becomes of these is decided in `gateway.losses.rule`. The records know that as the `Ledger` of their disk:
 what sessions and links tell it, and ask it.
 
-This is longer than other modules: the records ask each other.
+This is longer than other modules: the ledger names all that may be told and asked, and each record says what it
+remembers, and why.
 """
 
 from __future__ import annotations

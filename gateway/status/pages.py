@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 import trio
 
-from gateway.admin.control import MAX_ANSWER_BYTES, InPieces
+from gateway.admin.control import MAX_ANSWER_BYTES
+from gateway.admin.pieces import InPieces
 
 PAGE = 200
 """Sessions or exports in one answer: some hundred bytes each, which become JSON one by one (`InPieces`)."""

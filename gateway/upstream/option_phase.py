@@ -381,7 +381,7 @@ class OptionPhase:
         if guarded is not None:
             sock = guarded(sock)
         self._server.links.add(sock)
-        cleared = answer.export.flags & ~export.flags
+        cleared = 0 if answer.export is None else answer.export.flags & ~export.flags
         self._opened = Link(
             sock, export, dialect, names, self.rung, self._handshake.slot, cleared, peer
         )
