@@ -37,6 +37,23 @@ def started(
     return subprocess.Popen(program, env=env, pass_fds=(number,))
 
 
+def started_by(pid: int) -> list[int]:
+    """Give the processes that one has started, and those have, as far as they are there. A newer process may be
+    a script that starts the gateway and waits for it: if the script is ended alone, what it has started keeps
+    our sockets.
+    """
+    found: list[int] = []
+    left = [pid]
+    while left and len(found) < MOST_STARTED:
+        parent = left.pop()
+        with suppress(OSError):
+            text = Path(f"/proc/{parent}/task/{parent}/children").read_text()  # proc(5)
+            children = [int(each) for each in text.split()]
+            found += children
+            left += children
+    return found
+
+
 def begun() -> socket.socket | None:
     """Give our end of the channel to an older process, once; None: there is none."""
     number = os.environ.pop(VARIABLE, "")
@@ -59,6 +76,9 @@ def say_failed(problems: Sequence[str]) -> None:
     with end, suppress(OSError, ValueError):
         end.send(encode(ChannelMessage("failed", {"problems": [*problems][:MOST_PROBLEMS]})))
 
+
+MOST_STARTED = 1000
+"""More than any script starts before there is a gateway."""
 
 MOST_PROBLEMS = 20
 """Told to who asks for an upgrade; standard error has all of them."""

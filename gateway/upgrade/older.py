@@ -10,7 +10,9 @@ This is longer than other modules: it has a method for each thing that the table
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from gateway.net.listen import ListenError, open_listener
 from gateway.plural import plural
 from gateway.sessions.opened import Location
 from gateway.sessions.pausing import anywhere
+from gateway.upgrade.begin import started_by
 from gateway.upgrade.children import commands_of
 from gateway.upgrade.doors import ADMIN, CONTROL, LISTEN, PIDFILE, doors_said
 from gateway.upgrade.draining import Draining
@@ -73,6 +76,7 @@ class Older:
         self._draining: Draining | None = None
         self._answer: trio.Event = trio.Event()
         self._done = False
+        self._greeted = False
         self._doors_taken: list[list[object]] = []
         """What the newer process listens on as well."""
         self._left = trio.Event()
@@ -182,6 +186,7 @@ class Older:
         match message.kind:
             case "hello":
                 common(message["reads"])
+                self._greeted = True
             case "failed":
                 self.problems += [str(each) for each in message["problems"]]
                 self.happens(Happening.FAILED)
@@ -268,7 +273,12 @@ class Older:
 
     def _kill(self) -> None:
         if self._process is not None and self._process.poll() is None:
+            # One that has said hello is a gateway, and what it has started has a keeper.
+            others = [] if self._greeted else started_by(self._process.pid)
             self._process.kill()
+            for other in others:
+                with suppress(OSError):
+                    os.kill(other, signal.SIGKILL)
         if self._process is not None:
             self._process.wait()  # it is killed: that takes no time
 
