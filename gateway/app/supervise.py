@@ -245,7 +245,7 @@ class _Supervisor:
         for worker in self._crew.workers:
             if worker.serves:
                 with suppress(NotThere):
-                    await self._desk.ask.ask(worker, "alive", {})
+                    await self._desk.inquiries.ask(worker, "alive", {})
 
     def _in_a_line(self) -> str:
         there = sum(worker.serves for worker in self._crew.workers)
