@@ -116,7 +116,7 @@ class FleetPart:
         self.settings = config.fleet
         self._log = logger(config.log)
         try:
-            table = table_of(config, counted=counted_by(config))
+            table = table_of(config, counted=counted_by(config, kept=False))
         except PolicyError as error:
             raise StartError(f"policies: {error}") from None
         self.member: FleetMember = FleetMember(config, table, etcd, self, self._log)

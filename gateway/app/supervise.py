@@ -79,7 +79,7 @@ async def supervise(
     heard = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
     with trio.open_signal_receiver(*heard) as signals, none_held_back(heard):
         try:
-            table = table_of(config, counted=counted_by(config))
+            table = table_of(config, counted=counted_by(config, kept=True))
         except PolicyError as error:
             raise StartError(f"policies: {error}") from None
         async with AsyncExitStack() as stack:
