@@ -122,7 +122,7 @@ class FleetPart:
         self._etcd = etcd
         self._tickets: EtcdTickets | None = None
         try:
-            table = table_of(config, counted=counted_by(config))
+            table = table_of(config, counted=counted_by(config, kept=False))
         except PolicyError as error:
             raise StartError(f"policies: {error}") from None
         self._led: set[str] = set()

@@ -134,7 +134,7 @@ class ReloadOfAll:
             raise HomesMove("control.socket: with several workers, another one takes a restart")
         if config.admin != self._in_force.config.admin:
             raise HomesMove("admin: with several workers, another one takes a restart")
-        return table_of(config, counted=counted_by(config), before=self._in_force.table)
+        return table_of(config, counted=counted_by(config, kept=True), before=self._in_force.table)
 
     async def _listeners_of(
         self, config: Config, opened: AsyncExitStack

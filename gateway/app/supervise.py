@@ -75,7 +75,7 @@ async def supervise(
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with trio.open_signal_receiver(*HEARD) as signals, none_held_back(HEARD):
         try:
-            table = table_of(config, counted=counted_by(config))
+            table = table_of(config, counted=counted_by(config, kept=True))
         except PolicyError as error:
             raise StartError(f"policies: {error}") from None
         async with AsyncExitStack() as stack:
@@ -241,7 +241,7 @@ class _Supervisor:
         for worker in self._crew.workers:
             if worker.serves:
                 with suppress(NotThere):
-                    await self._desk.ask.ask(worker, "alive", {})
+                    await self._desk.inquiries.ask(worker, "alive", {})
 
     def _in_a_line(self) -> str:
         there = sum(worker.serves for worker in self._crew.workers)

@@ -127,7 +127,8 @@ def _home(config: Config, grant: Grant, upstream: Upstream) -> HomeSaid:
     from gateway.workers.homes import addresses_of, counted_by, home_of, table_of
     from gateway.workers.number import number_of
 
-    table, workers = table_of(config, counted=counted_by(config)), number_of(config)
+    counted = counted_by(config, kept=config.fleet is None)
+    table, workers = table_of(config, counted=counted), number_of(config)
     homed = table[addresses_of(upstream)[0]]
     if config.fleet is not None:
         places = {name: (u.nbd_uris, u.late_write_seconds) for name, u in config.upstream.items()}

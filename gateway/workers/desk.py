@@ -54,8 +54,8 @@ class Desk:
         self._reload = reload
         self._end = end
         self._began = began
-        self.ask = Inquiries(crew, state)
-        self.orders = Orders(crew, self.ask)
+        self.inquiries = Inquiries(crew, state)
+        self.orders = Orders(crew, self.inquiries)
         self.past = Past()
         """What workers have done that have died."""
 
@@ -82,12 +82,12 @@ class Desk:
         no_arguments(arguments)
 
         async def of_one(worker: Worker) -> Mapping[str, Any]:
-            answer = await self.ask.ask(worker, "status", {})
+            answer = await self.inquiries.ask(worker, "status", {})
             if answer.data is None:
                 raise NotThere("; ".join(answer.problems))
             return answer.data
 
-        said, problems = await self.ask.of_each(of_one)
+        said, problems = await self.inquiries.of_each(of_one)
         if not said:
             return ControlAnswer(False, problems=problems)
         data = [*said.items()]
@@ -110,7 +110,7 @@ class Desk:
         return ControlAnswer(True, problems=problems, data=found)
 
     async def _sessions(self, arguments: Mapping[str, Any]) -> ControlAnswer:
-        found, problems = await self.ask.all("sessions", arguments)
+        found, problems = await self.inquiries.all("sessions", arguments)
         pages = [
             {**each, "sessions": [{**one, "worker": number} for one in each["sessions"]]}
             for number, each in found
@@ -131,7 +131,7 @@ class Desk:
         def place(each: Mapping[str, Any]) -> tuple[int, str]:  # as in each worker
             return configured.get(each["export"], len(names)), each["export"]
 
-        found, problems = await self.ask.all("exports", arguments)
+        found, problems = await self.inquiries.all("exports", arguments)
         pages = [each for _number, each in found]
         return self._page("exports", pages, problems, place, merged.export)
 
@@ -157,14 +157,14 @@ class Desk:
 
     async def _upstreams(self, arguments: Mapping[str, Any]) -> ControlAnswer:
         no_arguments(arguments)
-        found, problems = await self.ask.all("upstreams", {})
+        found, problems = await self.inquiries.all("upstreams", {})
         several = [each for _number, each in found]
         data = {"upstreams": merged.by_name(several, "upstreams", ("upstream",), merged.upstream)}
         return ControlAnswer(bool(found), problems=problems, data=data)
 
     async def _losses(self, arguments: Mapping[str, Any]) -> ControlAnswer:
-        workers = self.ask.concerned(arguments)
-        asked = await self.ask.each(workers, "losses", arguments)
+        workers = self.inquiries.concerned(arguments)
+        asked = await self.inquiries.each(workers, "losses", arguments)
         if len(asked) == 1:
             return asked[0][1]
         done = [(worker.number, each.done) for worker, each in asked if each.ok]
@@ -193,7 +193,7 @@ class Desk:
         run = str(arguments.get("session", "")).rpartition("-")[0]
         # A client has its id from where it came in, and its session may be elsewhere.
         workers = sorted(self._crew.workers, key=lambda each: each.run != run)
-        asked = await self.ask.each(workers, "disconnect", arguments)
+        asked = await self.inquiries.each(workers, "disconnect", arguments)
         done = next((each for _worker, each in asked if each.ok), None)
         return asked[0][1] if done is None else done
 
@@ -215,7 +215,7 @@ class Desk:
     # --- Traces
 
     async def _trace(self, arguments: Mapping[str, Any]) -> ControlAnswer:
-        workers = [each for each in self.ask.concerned(arguments) if each.serves]
+        workers = [each for each in self.inquiries.concerned(arguments) if each.serves]
         held: list[tuple[trio.SocketStream, bytearray]] = []
         done: list[tuple[int, Sequence[str]]] = []
         data: Mapping[str, Any] | None = None
@@ -227,7 +227,7 @@ class Desk:
         for worker in workers:
             more = bytearray()
             try:
-                answer, stream = await self.ask.held(worker, "trace", arguments, more)
+                answer, stream = await self.inquiries.held(worker, "trace", arguments, more)
             except NotThere as error:
                 answer = ControlAnswer(False, problems=(str(error),))
             else:

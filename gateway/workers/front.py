@@ -54,7 +54,7 @@ class Front:
         if arguments.keys() - {"after"} or isinstance(after, bool) or not isinstance(after, int):
             raise Misunderstood('"after" is the number of a line')
         async with self._fetching:
-            for worker in self._desk.ask.workers:
+            for worker in self._desk.inquiries.workers:
                 await self._fetch(worker)
         return ControlAnswer(True, data={"lines": self._recent.after(after)})
 
@@ -64,7 +64,7 @@ class Front:
             return
         now = worker.run
         try:
-            answer = await self._desk.ask.question(
+            answer = await self._desk.inquiries.question(
                 worker, "log", {"after": last if run == now else 0}
             )
         except NotThere:
@@ -76,7 +76,7 @@ class Front:
 
     async def _counts(self, arguments: Mapping[str, Any]) -> ControlAnswer:
         no_arguments(arguments)
-        said, _problems = await self._desk.ask.of_each(self._counts_of)
+        said, _problems = await self._desk.inquiries.of_each(self._counts_of)
         rows = self._desk.past.counts(said)
 
         async def tell(send: Callable[[bytes], Awaitable[None]]) -> None:
@@ -93,7 +93,7 @@ class Front:
     async def _counts_of(self, worker: Worker) -> list[Mapping[str, Any]]:
         """Give what a worker tells. Raises `NotThere`."""
         more = bytearray()
-        _answer, stream = await self._desk.ask.held(worker, "counts", {}, more)
+        _answer, stream = await self._desk.inquiries.held(worker, "counts", {}, more)
         rows: list[Mapping[str, Any]] = []
         async with stream:
             while True:

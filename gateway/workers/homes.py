@@ -36,6 +36,7 @@ from typing import Any
 
 from gateway.access.loading import made
 from gateway.config import Config, Export, Upstream
+from gateway.policy import Policy
 from gateway.uri import Address, address_of
 from gateway.workers.rendezvous import key_bytes, worker_of
 
@@ -133,15 +134,22 @@ def home_of(table: Table, settings: Upstream, name: str, workers: int) -> int | 
     return None if key is None else worker_of(key, workers)
 
 
-def counted_by(config: Config) -> bool:
-    """Say whether there are policies that count the sessions of an export, or may be: tickets, which several
-    processes have, can name any. Raises `PolicyError`.
+def counted_by(config: Config, *, kept: bool) -> bool:
+    """Say whether there are policies that count the sessions of an export, so that these have to be together;
+    or may be: tickets, which several gateways have, can name any. `kept`: what they say that they count
+    (`Policy.counted`) is kept for all processes together. Raises `PolicyError`.
     """
     if config.tickets.etcd:
         return True
     uses = [use for rule in config.rule for use in rule.policies]
     uses += [use for export in config.export for use in export.policies]
-    return any(made(use).remembers() != "session" for use in uses)
+    return any(_counts(made(use), kept=kept) for use in uses)
+
+
+def _counts(policy: Policy, *, kept: bool) -> bool:
+    is_kept = kept and type(policy).counted is not Policy.counted
+    scope = policy.remembers()
+    return scope == "export" or (scope == "place" and not is_kept)
 
 
 # --- For another process

@@ -27,7 +27,7 @@ class Orders:
 
     def __init__(self, crew: Crew, inquiries: Inquiries) -> None:
         self._crew = crew
-        self._ask = inquiries
+        self._inquiries = inquiries
         self._disabled: set[str] = set()
         self._drained: list[Mapping[str, Any]] = []
         """What was asked with `drain` and `undrain`, in order; the last without a listener stands for all."""
@@ -56,7 +56,7 @@ class Orders:
                 asked.append(("pause", {"export": name, "for": max(1.0, until - now)}))
         for verb, arguments in asked:
             try:
-                answer = await self._ask.ask(worker, verb, arguments)
+                answer = await self._inquiries.ask(worker, verb, arguments)
                 why = "; ".join(answer.problems) if not answer.ok else ""
             except NotThere as error:
                 why = str(error)
@@ -69,7 +69,7 @@ class Orders:
         self, verb: str, arguments: Mapping[str, Any], remember: Callable[[], object]
     ) -> ControlAnswer:
         """Have all do something that each can do by itself; what one lacks is told."""
-        asked = await self._ask.each(self._crew.workers, verb, arguments)
+        asked = await self._inquiries.each(self._crew.workers, verb, arguments)
         done = merged.lines([(worker.number, each.done) for worker, each in asked if each.ok])
         problems = merged.lines([(w.number, each.problems) for w, each in asked if not each.ok])
         if done:  # one that is not there now gets it when it begins
@@ -106,7 +106,7 @@ class Orders:
     # --- Pauses
 
     async def _pause(self, arguments: Mapping[str, Any]) -> ControlAnswer:
-        workers = self._ask.concerned(arguments)
+        workers = self._inquiries.concerned(arguments)
         said = {"holder": f"supervisor-{secrets.token_hex(4)}", **arguments}
         asked: list[tuple[Worker, ControlAnswer, trio.SocketStream]] = []
         problem = ""
@@ -118,7 +118,7 @@ class Orders:
                     try:
                         if not worker.serves:
                             raise NotThere(f"worker {worker.number} is not there")
-                        answer, stream = await self._ask.held(worker, "pause", said)
+                        answer, stream = await self._inquiries.held(worker, "pause", said)
                         asked.append((worker, answer, stream))
                     except NotThere as error:
                         problem = str(error)
@@ -164,11 +164,11 @@ class Orders:
             if answer.ok:
                 meant = {key: said[key] for key in ("export", "upstream", "all") if key in said}
                 with suppress(NotThere):
-                    await self._ask.ask(worker, "resume", {**meant, "holder": said["holder"]})
+                    await self._inquiries.ask(worker, "resume", {**meant, "holder": said["holder"]})
 
     async def _resume(self, arguments: Mapping[str, Any]) -> ControlAnswer:
-        workers = self._ask.concerned(arguments)
-        asked = await self._ask.each(workers, "resume", arguments)
+        workers = self._inquiries.concerned(arguments)
+        asked = await self._inquiries.each(workers, "resume", arguments)
         await self._remember_pauses(arguments)
         done = merged.lines([(worker.number, each.done) for worker, each in asked if each.ok])
         if done:
@@ -181,7 +181,7 @@ class Orders:
         """Note which exports are paused now: those that were not before are for as long as was asked. What is
         paused in a worker that cannot say so now, for it is being started, is what was noted before.
         """
-        data, _problems = await self._ask.all("status", {})
+        data, _problems = await self._inquiries.all("status", {})
         lasts = arguments.get("for", LASTS_SECONDS)
         now = trio.current_time()
         there = {name for _number, each in data for name in each["paused"]}
@@ -198,7 +198,7 @@ class Orders:
         return {
             name
             for name in noted
-            if any(each.number in silent for each in self._ask.concerned({"export": name}))
+            if any(each.number in silent for each in self._inquiries.concerned({"export": name}))
         }
 
 

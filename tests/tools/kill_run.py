@@ -76,7 +76,8 @@ from tests.tools.oracle import Oracle
 from tests.tools.patience import HANG_SECONDS
 from tests.tools.stamps import BLOCK_BYTES, Broken, stamps_of
 
-HOMELESS = Path(__file__).parents[1] / "workers" / "homeless"
+ROOT = Path(__file__).parents[2]
+HOMELESS = ROOT / "tests" / "workers" / "homeless"
 """What takes the homes away from workers."""
 
 LONGEST_BLOCKS = 8
@@ -730,7 +731,7 @@ class House:
         if plan.upgrades:
             self._command += ["--pidfile", str(self.pidfile)]
         if not plan.homes:
-            self._command = ["env", f"PYTHONPATH={HOMELESS}", *self._command]
+            self._command = ["env", f"PYTHONPATH={HOMELESS}{os.pathsep}{ROOT}", *self._command]
         self.process: Process | None = None
         self.output = ""
 

@@ -45,7 +45,7 @@ from gateway.wire.constants import Cmd, Errno
 from tests.bench.processes import allow_many_files
 from tests.embedded.peers import BLOCK_SIZE, Client
 from tests.tools.patience import HANG_SECONDS
-from tests.workers.running import Gateway, gateway, server_at, until
+from tests.workers.running import Gateway, gateway, python_path, server_at, until
 
 COUNTING = Path(__file__).parent / "counting"
 """What has the processes count their tasks and objects."""
@@ -391,7 +391,7 @@ async def run(plan: Plan, at: Path) -> Report:
     await trio.run_process(make, capture_stdout=True)
     server = Server({name: MemoryDisk(SIZE) for name in NAMES})
     text = CONFIG.format(at=at, pki=at / "pki", hang=HANG_SECONDS)
-    environment = {"COUNTS": str(folder), "PYTHONPATH": str(COUNTING)}
+    environment = {"COUNTS": str(folder), "PYTHONPATH": python_path(COUNTING)}
     async with (
         server_at(at / "u.sock", server),
         gateway(

@@ -26,7 +26,7 @@ def config_of(text: str) -> Config:
 
 def table(text: str, before: Table = NOTHING) -> Table:
     config = config_of(text)
-    return table_of(config, counted=counted_by(config), before=before)
+    return table_of(config, counted=counted_by(config, kept=True), before=before)
 
 
 A = ("tcp", "10.0.0.1", "10809")
@@ -67,6 +67,28 @@ ROWS = {
         HomeOf.DISK,
         "policies count",
     ),
+    "nobody writes, and clients are counted, for all workers together": (
+        f'{SERVER}{READS}policies = [ {{ use = "limit", connections = 2 }} ]\n',
+        HomeOf.NOWHERE,
+        "nobody writes",
+    ),
+    "nobody writes, and an identity has a rate, of all workers together": (
+        f"{SERVER}{READS}policies = ["
+        ' { use = "rate", operations-per-second = 2, per = "identity" } ]\n',
+        HomeOf.NOWHERE,
+        "nobody writes",
+    ),
+    "nobody writes, and an export has a rate": (
+        f"{SERVER}{READS}policies = ["
+        ' { use = "rate", operations-per-second = 2, per = "export" } ]\n',
+        HomeOf.DISK,
+        "policies count",
+    ),
+    "nobody writes, and all is written down": (
+        f'{SERVER}{READS}policies = [ {{ use = "audit", file = "/a.log" }} ]\n',
+        HomeOf.NOWHERE,
+        "nobody writes",
+    ),
     "one way writes, another reads": (SERVER + READS + WHOLE, HomeOf.DISK, "reconnect-seconds"),
     "one way writes parts, another reads": (
         SERVER + READS + WRITES,
@@ -88,6 +110,13 @@ def test_each_reason(row: str) -> None:
     homed = table(text)[A]
     assert (homed.kind, homed.server) == (kind, A)
     assert why in homed.why
+
+
+def test_gateways_that_keep_nothing_in_common_count_what_workers_need_not() -> None:
+    """Those of a fleet."""
+    text = f'{SERVER}{READS}policies = [ {{ use = "limit", connections = 2 }} ]\n'
+    assert not counted_by(config_of(text), kept=True)
+    assert counted_by(config_of(text), kept=False)
 
 
 def test_a_server_that_is_started() -> None:
