@@ -156,7 +156,7 @@ def test_nobody_is_served_without_an_audit_that_is_required(workdir: Path) -> No
     with FileIO(str(workdir / "log"), "w") as log, serving(workdir, log, policy) as gateway:
         command = [SYSTEM_PYTHON, "-c", OPENS, uri(workdir)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert "server policy prevents NBD_OPT_GO" in done.stderr
+        assert "server policy prevents" in done.stderr
         gateway.send_signal(signal.SIGTERM)
         assert gateway.wait(HANG_SECONDS) == 0
     lines = [json.loads(line) for line in (workdir / "log").read_text().splitlines()]
