@@ -430,6 +430,37 @@ def test_one_process_that_ends_says_nothing_of_another() -> None:
     assert it.fences.bar(stripe, stripe + 1)
 
 
+class Home(Process):
+    """One that has kept all when it ends."""
+
+    def kept(self) -> bool:
+        return self.ended
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_the_other_side_has_kept_is_not_lost_and_the_rest_is_asked_once_more(
+    kept: bool,
+) -> None:
+    it = Losing(survival=replace(SURVIVAL, through_us=False))
+    debt, home = it.losses.open(), Home()
+    it.link(home)
+    it.write()
+    it.answer()
+    it.write(len(DATA))
+    it.lose()
+    assert not debt.why  # nobody knows yet
+    home.ended = kept
+    it.link()
+    assert it.asked() == [Cmd.WRITE if kept else Cmd.READ]
+    it.fences.look(it.now)
+    assert bool(debt.why) is bool(it.fences.over(len(DATA), 2 * len(DATA))) is not kept
+    it.answer(DATA)
+    if kept:  # it said nothing of what came after
+        it.lose()
+        it.link()
+        assert debt.why
+
+
 def test_what_was_being_written_again_is_waited_for() -> None:
     """Before the next recovery: until its time has come, or its process has ended."""
     for ends in (True, False):

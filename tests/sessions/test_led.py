@@ -18,9 +18,11 @@ from gateway.access.rules import Grant
 from gateway.clients.client import serve_given
 from gateway.config import PER_CLIENT, Connections, Route, Upstream
 from gateway.embedded import MemoryDisk, Server
+from gateway.fleet.led import HomePeer
 from gateway.handover.given import Given
 from gateway.identity import Identity
 from gateway.net.dial import DialError
+from gateway.sessions.holding import Holding, Within
 from gateway.sessions.led import led_grant, led_settings
 from gateway.upstream.backends import Backend
 from gateway.upstream.recipe import Recipe
@@ -43,6 +45,8 @@ class OneElsewhere:
     home: Gateway
     given: list[Given] = field(default_factory=list)
     why_not: str = ""
+    peers: list[HomePeer] = field(default_factory=list)
+    """Where the connections have led."""
 
     def cut(self) -> None:
         """Cut all that leads to the home."""
@@ -62,7 +66,13 @@ class OneElsewhere:
             return ours
 
         settings = led_settings(server.settings, 10, 10)
-        backend = Backend(server.recipe.backend.target, (connect,), disks=("home", "main"))
+
+        def peer_of(_stream: object) -> HomePeer:
+            self.peers.append(HomePeer(None))
+            return self.peers[-1]
+
+        target, disks = server.recipe.backend.target, ("home", "main")
+        backend = Backend(target, (connect,), peer_of=peer_of, disks=disks)
         return Upstream_(Recipe("main", settings, backend, at_home=True))
 
 
@@ -180,6 +190,33 @@ async def test_a_session_lives_on_without_its_home_and_is_told_once(
             assert [await flush(other), await flush(other)] == [Errno.EIO, 0]
             assert await read(client) == (0, CONTENT)
             await went_back(entry)
+
+
+async def test_where_the_home_has_kept_all_nobody_is_told_of_a_loss(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Nor does anybody wait for what may come late: nothing was begun that was not answered."""
+    async with led(disk()) as (entry, fleet):
+        client, other = await opened(entry), await opened(entry)
+        async with client.stream, other.stream:
+            assert await write(client) == 0
+            holding = Holding(fleet.home.service)
+            await holding.hold([""], Within(60), who="a test")
+            late = entry.service.config.upstream["main"].late_write_seconds
+            began = trio.current_time()
+            again = await client.send(Cmd.WRITE, BLOCK, data=CONTENT)
+            await trio.testing.wait_all_tasks_blocked()
+            for each in fleet.peers:
+                each.has_kept = True
+            fleet.cut()
+            holding.let_go_on("")
+            assert (await client.simple_reply())[:2] == (again, 0)
+            assert trio.current_time() - began < late
+            assert await flush(other) == await flush(client) == 0
+            assert await read(client, BLOCK) == (0, CONTENT)
+            await went_back(entry)
+            fleet.cut()  # what this one has kept nobody knows
+            assert [await flush(client), await flush(client)] == [Errno.EIO, 0]
 
 
 async def test_what_the_home_says_no_to_is_said_in_its_words(
