@@ -41,6 +41,10 @@ def test_a_page_that_is_not_true_is_found(tmp_path: Path) -> None:
             run(f"```console\n{wrong}\n```\n", tmp_path)
 
 
+def test_a_command_may_have_several_lines(tmp_path: Path) -> None:
+    run("```console\n$ true \\\n> && true\n$ echo one\none\n```\n", tmp_path)
+
+
 def test_what_is_printed_may_be_shortened() -> None:
     assert is_as_printed(("a ... c", "...", "  e"), "x\nxa b c\nd\n e f")
     assert not is_as_printed(("a ... c",), "c b a")

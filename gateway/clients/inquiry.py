@@ -128,9 +128,7 @@ class Inquiry:
         """Give what LIST tells."""
         self.forget()
         if self._upstream is not None and self._upstream[0].server.slots.full:
-            await (
-                self.aclose()
-            )  # a list has a connection of its own, and nbdinfo 1.22 asks by INFO first
+            await self.aclose()  # for a list's own: nbdinfo 1.22 asks by INFO before LIST
         service, secure = self._service, self._core.secure
         config, access, servers = service.config, service.access, service.servers  # of one reload
         in_use, ask = service.disks.shared, service.asks_for_list
