@@ -50,7 +50,8 @@ async def opened_book(config: Config, there: TicketsThere | None = None) -> Book
         if directory is not None and there.is_at(directory):
             return await _told_book(config, directory, there)
         if there.said:
-            kept = f"there are {len(there.said)} tickets in {there.directory}"
+            count = plural(len(there.said), "ticket is", "tickets are")
+            kept = f"{count} in {there.directory}"
             raise StartError(f"tickets.directory: {kept}")
     if there is not None:  # it has died, or has none: its directory is anybody's
         there.close()

@@ -159,7 +159,10 @@ def drained_in_words(shown: dict[str, Any]) -> str:
     left = shown.get("left", 0)
     if not left and not shown.get("moving"):
         return f"all disks have gone ({shown.get('moved', 0)})"
-    words = [f"{shown.get('moved', 0)} disks have gone, {left} are left"]
+    from gateway.plural import plural
+
+    gone = plural(shown.get("moved", 0), "disk has", "disks have")
+    words = [f"{gone} gone, {plural(left, 'is', 'are')} left"]
     words += [f"{each['disk']} {each['what']}" for each in shown.get("moving", ())]
     words += [f"{each['disk']} stays: {each['why']}" for each in shown.get("stays", ())]
     if more := shown.get("more"):

@@ -52,7 +52,9 @@ def _text(shown: dict[str, Any]) -> str:
         clients = f"{plural(older['clients'], 'client')}, {older['sessions']} of them in sessions"
         facts.append(("before us", f"process {older['pid']} ({older['version']}) has {clients}"))
     if fleet := shown["fleet"]:
-        facts.append(("in a fleet", f"{fleet['gateway']}, home of {fleet['homes']} disks"))
+        facts.append(
+            ("in a fleet", f"{fleet['gateway']}, home of {plural(fleet['homes'], 'disk')}")
+        )
         if fleet["drained"] is not None:
             from gateway.cli.fleet import drained_in_words
 

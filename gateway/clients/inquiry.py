@@ -11,6 +11,8 @@ After STARTTLS there is another `Inquiry`: nothing of what was asked before coun
 
 Every question passes the rules, the upstream and the policies, in this order and with the same denials, so that
 no question tells a client more than another. Those about meta contexts are in `contexts`.
+
+This is longer than other modules: what all questions pass is beside them.
 """
 
 from __future__ import annotations

@@ -1413,6 +1413,7 @@ FLEET = Chapter(
             WARNING,
             "A client waits for an answer of a gateway that is not the home of its disk any more, and has not"
             " said so: it was stopped, or is cut off. The client is led to the next one.",
+            "See why that gateway cannot renew its lease; `fence` makes sure that it writes no more.",
             session="the client's id",
             gateway="which one is left",
         ),

@@ -302,8 +302,8 @@ async def test_a_reload_keeps_them_and_their_sessions(workdir: Path) -> None:
     [
         (CONFIG.replace("upstream.m", "upstream.n"), "there is no [upstream.m]"),
         (CONFIG + EXPORT.replace('"x"', '"a"'), '[[export]] has the name "a"'),
-        (CONFIG.replace("DIR/t", "DIR/u"), "there are 1 tickets in"),
-        (LISTEN + MEMORY, "there are 1 tickets in"),
+        (CONFIG.replace("DIR/t", "DIR/u"), "1 ticket is in"),
+        (LISTEN + MEMORY, "1 ticket is in"),
     ],
 )
 async def test_a_reload_that_has_no_place_for_one_changes_nothing(

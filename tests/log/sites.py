@@ -95,6 +95,7 @@ ELSEWHERE = {
 BOUND = {
     r"gateway/links/trunk\.py:.*:self\._log": {"upstream"},
     r"gateway/clients/.*": {"session", "client", "via"},
+    r"gateway/fleet/led\.py:WayHome.*": {"session"},
     r"gateway/app/arrivals\.py:Arrivals\._client:log": {"session", "client", "via"},
     r"gateway/sessions/.*:(running\.log|log|self\._log)": {"session", "client", "via", "export"},
     r"gateway/status/.*:running\.log": {"session", "client", "via", "export"},
@@ -110,6 +111,7 @@ BINDS = {
     "gateway/app/run.py": {"worker"},
     "gateway/clients/client.py": {"session", "client", "via"},
     "gateway/clients/negotiating.py": {"export"},
+    "gateway/fleet/led.py": {"session"},
     "gateway/links/trunk.py": {"upstream"},
 }
 """The fields that loggers are bound to, by the file in which that is done."""

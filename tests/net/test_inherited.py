@@ -182,8 +182,8 @@ WRONG: list[tuple[str, Callable[[Starter], object], str | None, str, str]] = [
         'uri = "nbd://h"\ndescriptor = "a"',
         "/s': expected a socket as in nbd://h:10809, whose",
     ),
-    ("too few names", Starter.tcp, "", UNIX, "named by no|expected 1 names"),
-    ("too many names", Starter.tcp, "a:b", UNIX, 'LISTEN_FDNAMES: expected 1 names .*, got "a:b"'),
+    ("too few names", Starter.tcp, "", UNIX, "named by no|expected 1 name"),
+    ("too many names", Starter.tcp, "a:b", UNIX, 'LISTEN_FDNAMES: expected 1 name .*, got "a:b"'),
 ]
 
 

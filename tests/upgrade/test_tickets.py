@@ -268,7 +268,7 @@ async def test_a_newer_process_that_cannot_be_leaves_them_as_they_were(workdir: 
         await add(made, "a")
         more, made.may_fail = made.more, True
         made.more = ""
-        assert "tickets.directory: there are 1 tickets in" in await not_done(made, "upgrade")
+        assert "tickets.directory: 1 ticket is in" in await not_done(made, "upgrade")
         made.more = more + '[[export]]\nname = "a"\nupstream = "main"\n'
         why = "ticket 'a' could not be in force any more: [[export]] has the name \"a\""
         assert why in await not_done(made, "upgrade")
