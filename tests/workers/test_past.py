@@ -34,6 +34,7 @@ def status(done: int, doing: int, *, listener: str = "a", upstream: str = "u") -
         "uptime_seconds": 1.0,
         "draining": doing > 3,
         "older": None,
+        "fleet": None,
         "sessions_end_in_seconds": None,
         "waits_for_sessions": [{"session": doing}] * doing,
         "listeners": [
