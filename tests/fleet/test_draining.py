@@ -186,7 +186,7 @@ class TestBesideEtcd:
             a.office.refuses = 2
             await a.drain()
             await a.has(0)
-            assert a.office.events == ["at rest", "key removed"]
+            assert a.office.events == ["at rest", "key removed", "vouched for"]
             assert await a.undrain()
 
     async def test_an_answer_that_is_lost_is_asked_for_again(self, one: Members) -> None:
