@@ -185,21 +185,21 @@ class Hub:
                 events = poll(0 if ready else patience, MAX_EVENTS)
                 untimed -= 1
                 begun = clock() if untimed < 0 else now
-                crowd = Crowd.NONE
+                crowd, served = Crowd.NONE, bool(events or ready)
                 if len(events) == 1 and not ready:  # the usual case: nobody waits for anybody
                     [(descriptor, event)] = events
                     if act := watched.get(descriptor):
                         crowd = act(event)
                         if crowd == Crowd.CALM:
                             rounds.calm(now)
-                elif events or ready:
+                elif served:
                     self._turns.add(events)
                     crowd = self._serve_all(now)
                 looked, now = now, clock()
                 if untimed < 0 and events:
                     untimed = ROUNDS_A_SAMPLE
                     pace.ends(now - begun, polled=not patience)
-                if events or patience:  # after a look that finds nothing, nothing else has changed
+                if served or patience:  # after a look that finds nothing, nothing else has changed
                     if len(events) > 1:
                         rounds.crowded(len(events), now - looked, now)
                     patience = rounds.patience(crowd, now)

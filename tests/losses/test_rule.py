@@ -537,6 +537,29 @@ def test_what_others_wrote_unseen_is_in_doubt_with_the_rest(disk: Disk) -> None:
     assert one.flush() == 0
 
 
+def test_what_others_wrote_unseen_is_proved_by_no_link_that_is_younger(disk: Disk) -> None:
+    """The other side may have died before we saw it, and who has come since be led to what is in its place."""
+    older, one = disk.session(), disk.session()
+    one.trail.unseen = True
+    older.end()
+    later = disk.session()
+    one.die(doubt=True)
+    assert later.flush() is None
+    disk.losses.lose(one.trail, "nobody has said that it is kept")
+    assert [error for error, _why in later.heard] == [Errno.EIO]
+    disk.losses.came_up(one.trail)
+    assert [one.flush(), one.flush()] == [Errno.EIO, 0]
+
+
+def test_what_others_wrote_unseen_is_proved_by_one_that_was_there_before(disk: Disk) -> None:
+    older, one = disk.session(), disk.session()
+    one.trail.unseen = True
+    one.die(doubt=True)
+    older.reply()
+    disk.losses.came_up(one.trail)
+    assert [one.flush(), older.flush()] == [0, 0]
+
+
 def test_what_others_wrote_unseen_nobody_relies_on_where_a_flush_speaks_for_its_own(
     disk: Disk,
 ) -> None:
