@@ -72,17 +72,17 @@ class EtcdTickets:
         if key.gone and key.revision >= known:
             self._known.pop(file, None)
             if (name := self._names.pop(file, None)) is not None:
-                self._book.taken_away(name)
+                self._book.following.taken_away(name)
         elif not key.gone and key.revision > known:
             self._known[file] = key.revision
             try:
                 content = content_of(key.value.encode(), file)
             except (ValueError, RecursionError) as error:
-                self._book.not_read(Unread(file, str(error)))
+                self._book.following.not_read(Unread(file, str(error)))
                 return
             name = content["ticket"]["name"]
             self._names[file] = name
-            self._book.brought(name, content)
+            self._book.following.brought(content)
 
     async def put(self, name: str, content: Mapping[str, Any]) -> None:
         """See `TicketStore`."""

@@ -1,67 +1,33 @@
-"""All tickets of a gateway: made, renewed, used, removed, and over.
+"""The book of a gateway's tickets: how they are made, renewed, used and removed, and how they come to be over.
 
 What is promised is on the disk first: a ticket is in force after its file is. What is taken away is taken away
 at once, and on the disk afterwards: if that cannot be done, who asked is told that it comes back with the next
 start. Changes go one after the other (`turn`), so that of two with one name each is whole. A reload takes its
 turn among them, and finds the same tickets at its end as at its beginning.
 
-A ticket that does not fit the configuration at a start (its upstream is gone, an [[export]] has its name) stays
-on the disk and is not in force, until a configuration has a place for it, its time is over, or somebody removes
-it. A reload that would put one out of force is refused (`misfits`).
-
-Where other gateways have the same tickets (`gateway.fleet.tickets`), what they change is `brought`, in its turn
-among our own changes.
-
-The dictionaries of names and chains are given to `Config` and `Access`, which look into them each time.
-
-While two processes serve (an upgrade), both have the same tickets, and *one keeps them*: it alone writes into
-the directory. The older one keeps them until it tells the newer one to accept, and from then on the newer one
-does. The other has a copy:
-
-- Who keeps them says each change after it is on the disk (`say`), and the other follows (`follow`,
-  `follow_end`).
-- A use of a ticket for one use begins where they are kept. The other asks there (`Keeper`) before its client is
-  told that the export is open. So of two clients, in two processes, one has it.
-- Sessions of both count where they are kept, so a use is over when no session of either has been open for a
-  while.
-- That its time is over, each sees by itself, by the same two clocks: what is left goes along, and not only the
-  time on the wall. So each ends its own sessions, even if the other hangs.
-- If who keeps them dies, the other does (`is_kept_here`), and reads the directory again before anything else:
-  something may have been written there and not said.
-
-This is longer than other modules: all that changes a ticket takes its turn here.
+Here is what this gateway does. What others do to the same tickets, gateways of a fleet or another process, is
+followed (`gateway.tickets.following`). While another process keeps them (`gateway.tickets.keeping`), nothing is
+changed here but what is over.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
-from contextlib import asynccontextmanager
-from heapq import heapify, heappop, heappush
-from itertools import count
+from collections.abc import Callable, Collection, Mapping
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from gateway.access.chain import Placed
 from gateway.access.named import POLICIES_ALONE
 from gateway.config import Config, NoTicket, Ticket
-from gateway.config.tickets import misfits, ticket_of
-from gateway.plural import plural
+from gateway.config.tickets import ticket_of
 from gateway.tickets.clock import OF_THE_MACHINE, Clock
-from gateway.tickets.kept import IssuedTicket, Over, seconds_of, text_of
-from gateway.tickets.store import (
-    MAX_TICKETS,
-    NotKept,
-    Store,
-    TicketChanged,
-    TicketStore,
-    Unread,
-    file_of,
-    read_all,
-)
+from gateway.tickets.following import Following
+from gateway.tickets.keeping import Keeping
+from gateway.tickets.kept import IssuedTicket, Over, text_of
+from gateway.tickets.roll import REMOVED, Ended, Roll
+from gateway.tickets.store import MAX_TICKETS, NotKept, TicketChanged, TicketStore, Unread
 from gateway.wire.handshake import shown
 
 if TYPE_CHECKING:
@@ -82,232 +48,86 @@ MOST_TRIES = 5
 """How often a use is written down anew that another gateway has changed the ticket under: three at a time are
 many for one client, and each has its turn."""
 
-MOST_TOLD = 20
-"""Files that cannot be read and are told of, each in a line of the log. The others are counted."""
-
-ANOTHER = "another gateway of the fleet"
-"""Who has made, renewed or removed a ticket that is brought."""
-
-Ended = Callable[[Mapping[int, Over]], None]
-"""Is told which tickets are over, by their `id`, so that their sessions are ended."""
-
-Keeper = Callable[[str, tuple[str, ...]], Awaitable[str | None]]
-"""Has another process begin a use of the ticket of a name, of a client by its identity. Gives why that refuses
-it (empty: it has begun); None: that process has ended, and the tickets are kept here."""
-
 Say = Callable[[IssuedTicket, Over | None], object]
 """Is told of each change: a ticket is as it is now, or it is over."""
-
-ELSEWHERE = (
-    "a newer process of the gateway keeps the tickets: ask again, it answers at the same socket"
-)
-
-REMOVED = Over("the ticket was removed", expired=False)
 
 USED = "the ticket is for one use, and another client uses it"
 
 
 class Book:
-    """The tickets of a store. `config` is the one that is in force; a reload exchanges it. Without a store,
-    nothing can be changed.
-    """
-
-    _log: FilteringBoundLogger
+    """The tickets of a store, for a configuration. Without a store, nothing can be changed."""
 
     def __init__(
         self, store: TicketStore | None, config: Config, clock: Clock = OF_THE_MACHINE
     ) -> None:
-        self.config = config
-        self.turn = trio.Lock()
-        """Whose turn it is to change something."""
-        self.names: dict[str, Ticket] = {}
-        """Those in force."""
-        self.chains: dict[str, tuple[Placed, ...]] = {}
-        self._ended: Ended = lambda _over: None
-        self._told = False
-        self.unread: list[Unread] = []
-        """The files of which no tickets came."""
         self._store = store
         self._clock = clock
-        self._all: dict[str, IssuedTicket] = {}
-        self._sorted: list[str] = []
-        self._due: list[tuple[float, int, IssuedTicket]] = []
-        """A heap: when to look at which."""
-        self._number = count()
-        self._gone: list[str] = []
-        """Names whose files are still there and should not be."""
-        self._leaving: list[IssuedTicket] = []
-        """Those whose use goes on elsewhere, which is to be written down."""
-        self.say: Say | None = None
-        """Tells another process, which follows; None: there is none."""
-        self._keeper: Keeper | None = None
-        """Another process keeps them; None: this one does."""
-        self._stale = False
-        """Another process has kept them, and died."""
         self._apart = clock.apart
         self._news = trio.Event()
+        self._roll = Roll(config, self._wake)
+        self._due = self._roll.due
+        self._look_later = self._due.look_later
+        self._leaving: list[IssuedTicket] = []
+        """Those whose use goes on elsewhere, which is to be written down."""
+        self.names, self.chains = self._roll.names, self._roll.chains
+        """Those in force."""
+        self.following = Following(self._roll, clock, None if store is None else store.gateway)
+        self.keeping = Keeping(store, self._roll, self.following, self._wake)
+        self.turn, self.my_turn = self.keeping.turn, self.keeping.my_turn
+        self.say: Say | None = None
+        """Tells another process, which follows; None: there is none."""
+
+    def _wake(self) -> None:
+        self._news.set()
 
     # --- What there is
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self._roll.all)
 
     def get(self, name: str) -> IssuedTicket | None:
         """Give the ticket of a name, in force or not."""
-        return self._all.get(name)
+        return self._roll.all.get(name)
 
     def after(self, name: str | None, most: int) -> list[IssuedTicket]:
         """Give so many, in the order of their names, from the one after a name on."""
-        start = 0 if name is None else bisect_right(self._sorted, name)
-        return [self._all[each] for each in self._sorted[start : start + most]]
+        return self._roll.after(name, most)
 
     def misfits(self, config: Config) -> list[str]:
         """Say which of the tickets in force would not fit a configuration, and why."""
-        wrong = []
-        for name, ticket in list(self.names.items()):
-            for why in misfits(config, ticket):
-                wrong.append(f"ticket {shown(name)} could not be in force any more: {why}")
-        return wrong
+        return self._roll.misfits(config)
+
+    def not_in_force(self) -> list[IssuedTicket]:
+        """Give those for which the configuration has no place."""
+        return self._roll.not_in_force()
+
+    @property
+    def unread(self) -> list[Unread]:
+        """The files of which no tickets came."""
+        return self.following.unread
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Another process keeps them."""
+        return self.keeping.is_elsewhere
 
     # --- The start
 
     def read(self, directory: Path) -> None:
         """Take up what is on the disk. Raises `OSError` for the directory."""
-        for found in read_all(directory):
-            unread = found if isinstance(found, Unread) else self._take_up(found)
-            if unread is not None:
-                self.unread.append(unread)
-
-    def _tell(self) -> None:
-        """Say what of the disk was not taken up."""
-        for unread in self.unread[:MOST_TOLD]:
-            self._log.warning("ticket not read", file=unread.file, why=unread.why)
-        if (more := len(self.unread) - MOST_TOLD) > 0:
-            self._log.warning(
-                "ticket not read", file=f"{plural(more, 'file')} more", why="see those before"
-            )
-        for kept in self.not_in_force()[:MOST_TOLD]:
-            self._log.warning("ticket is not in force", export=kept.name, why=kept.why_not)
-
-    def not_in_force(self) -> list[IssuedTicket]:
-        """Give those for which the configuration has no place."""
-        return [each for each in self._all.values() if each.why_not is not None]
-
-    def _take_up(self, found: Mapping[str, Any], due: float = inf) -> Unread | None:
-        """Take up the content of a file; say why, if it makes no ticket. `due`: it is over then on the steady
-        clock, if not before.
-        """
-        said = found["ticket"]
-        try:
-            made, until = found.get("made"), found.get("until")
-            user, gateways = _user_of(found.get("user")), _texts(found.get("at", []), "at")
-            gateway = None if self._store is None else self._store.gateway
-            kept = IssuedTicket(
-                ticket_of(said),  # its policies are looked at when it is put in force
-                said,
-                self._clock,
-                seconds_of(made),
-                None if until is None else seconds_of(until),
-                gateway=gateway,
-                idle=self._look_later,
-            )
-        except (NoTicket, ValueError, OverflowError) as error:
-            return Unread(file_of(said["name"]), str(error))
-        kept.is_used(user, gateways)
-        kept.begun = user is not None and (gateway is None or gateway in gateways)
-        kept.counts_from_now()
-        kept.due = min(kept.due, due)
-        self._enter(kept)
-        return None
-
-    def _enter(self, kept: IssuedTicket) -> None:
-        self._all[kept.name] = kept
-        kept.counts_them_all(counts=self._keeper is None)
-        insort(self._sorted, kept.name)
-        self._look_later(kept)
-        self._put_in_force(kept)
-
-    def _put_in_force(self, kept: IssuedTicket) -> None:
-        """Put it in force if the configuration has a place for it; else say why not."""
-        why = next(misfits(self.config, kept.ticket), None)
-        chain: tuple[Placed, ...] = ()
-        if why is None:
-            try:
-                chain = (kept.placed(), *_placed(kept.ticket))
-            except (Exception, SystemExit) as error:  # a policy's, of whoever wrote it
-                why = f"policies: {error}"
-        kept.why_not = why
-        if why is None:
-            self.names[kept.name] = kept.ticket
-            self.chains[kept.name] = chain
+        self.following.read(directory)
 
     def come_into_force(self, config: Config, ended: Ended, log: FilteringBoundLogger) -> None:
         """Another configuration is in force, or the first: it may have a place for tickets that had none. From
         now on tickets end.
         """
-        self.config, self._ended, self._log = config, ended, log
-        for kept in self.not_in_force():
-            self._put_in_force(kept)
-        if not self._told:
-            self._told = True
-            self._tell()
+        self._roll.come_into_force(config, ended, log)
+        self.following.tell()
 
-    # --- What other gateways have done, while it is our turn
-
-    def brought(self, name: str, found: Mapping[str, Any]) -> None:
-        """A ticket is kept so now: it was made, renewed or used."""
-        kept = self._all.get(name)
-        if name in self._gone:
-            return  # ours, and to be removed
-        if kept is not None and _is_same(kept, found):
-            self._follow(kept, found)
-            return
-        if kept is not None:
-            self._taken_away(kept)
-        if len(self._all) >= MAX_TICKETS:
-            unread: Unread | None = Unread(
-                file_of(name), f"there are {MAX_TICKETS} tickets already"
-            )
-        else:
-            unread = self._take_up(found)
-        if unread is not None:
-            self.not_read(unread)
-        elif self._told:
-            kept = self._all[name]
-            ours = {"upstream": kept.ticket.upstream, "until": _end(kept)}
-            self._log.info("ticket made", export=name, **ours, by=ANOTHER)
-
-    def not_read(self, unread: Unread) -> None:
-        """What is kept is no ticket."""
-        if self._told:
-            self._log.warning("ticket not read", file=unread.file, why=unread.why)
-        else:
-            self.unread.append(unread)
-
-    def _follow(self, kept: IssuedTicket, found: Mapping[str, Any]) -> None:
-        try:
-            until = None if found.get("until") is None else seconds_of(found["until"])
-            kept.is_used(_user_of(found.get("user")), _texts(found.get("at", []), "at"))
-        except (ValueError, OverflowError) as error:
-            self._log.warning("ticket not read", file=file_of(kept.name), why=str(error))
-            return
-        if until != kept.until:
-            self._is_renewed(kept, until)
-            ours = {"upstream": kept.ticket.upstream, "until": _end(kept)}
-            self._log.info("ticket renewed", export=kept.name, **ours, by=ANOTHER)
-        self._look_later(kept)
-
-    def taken_away(self, name: str) -> None:
-        """A ticket is not kept any more."""
-        if (kept := self._all.get(name)) is not None:
-            self._taken_away(kept)
-
-    def _taken_away(self, kept: IssuedTicket) -> None:
-        over = kept.over() or REMOVED
-        self._drop(kept)
-        self._ended({id(kept.ticket): over})
-        ours = {"upstream": kept.ticket.upstream, "until": _end(kept)}
-        self._log.info("ticket removed", export=kept.name, **ours, by=ANOTHER)
+    def close(self) -> None:
+        """Let another gateway have the directory."""
+        if self._store is not None:
+            self._store.close()
 
     # --- Made, renewed, removed
 
@@ -315,12 +135,12 @@ class Book:
         """Make a ticket. Raises `NoTicket`."""
         ticket = ticket_of(said, POLICIES_ALONE)
         async with self.my_turn():
-            self._refuse_if_elsewhere()
-            if ticket.name in self._all:
+            self.keeping.refuse_if_elsewhere()
+            if ticket.name in self._roll.all:
                 raise NoTicket(f"there is a ticket {shown(ticket.name)} already")
-            if len(self._all) >= MAX_TICKETS:
+            if len(self._roll.all) >= MAX_TICKETS:
                 raise NoTicket(f"there are {MAX_TICKETS} tickets, and no more may be: remove some")
-            if wrong := [*misfits(self.config, ticket)]:
+            if wrong := self._roll.why_not(ticket):
                 raise NoTicket(*wrong)
             now = self._clock.wall()
             if until is not None and until <= now:
@@ -333,13 +153,13 @@ class Book:
             )
             kept.counts_from_now()
             await self._written(kept)
-            self._enter(kept)
+            self._roll.enter(kept)
             self._say(kept)
-        self._log.info(
+        self._roll.log.info(
             "ticket made",
             export=kept.name,
             upstream=kept.ticket.upstream,
-            until=_end(kept),
+            until=kept.ends,
             by=by,
         )
         return kept
@@ -347,7 +167,7 @@ class Book:
     async def renew(self, name: str, until: float | None, by: str) -> IssuedTicket:
         """Have a ticket be in force until another time. Raises `NoTicket`."""
         async with self.my_turn():
-            self._refuse_if_elsewhere()
+            self.keeping.refuse_if_elsewhere()
             kept = self._there(name)
             now = self._clock.wall()
             if until is not None and until <= now:
@@ -356,60 +176,49 @@ class Book:
             content = kept.on_disk()
             kept.until = before  # it is over as before, until the new time is on the disk
             await self._written(kept, content)
-            self._is_renewed(kept, until)
+            self._roll.renew(kept, until)
             self._say(kept)
-        self._log.info(
+        self._roll.log.info(
             "ticket renewed",
             export=kept.name,
             upstream=kept.ticket.upstream,
-            until=_end(kept),
+            until=kept.ends,
             by=by,
         )
         return kept
 
-    def _is_renewed(self, kept: IssuedTicket, until: float | None) -> None:
-        kept.until = until
-        kept.counts_from_now()
-        self._look_later(kept)
-        if kept.name in self.chains:
-            self.chains[kept.name] = (kept.placed(), *self.chains[kept.name][1:])
-
     async def remove(self, name: str, by: str) -> str | None:
         """End a ticket and its sessions. Say why its file is there still, if it is. Raises `NoTicket`."""
-        self._refuse_if_elsewhere()
+        self.keeping.refuse_if_elsewhere()
         kept = self._there(name)
-        self._drop(kept)
-        self._log.info(
+        self._roll.drop(kept)
+        self._roll.log.info(
             "ticket removed",
             export=kept.name,
             upstream=kept.ticket.upstream,
-            until=_end(kept),
+            until=kept.ends,
             by=by,
         )
         self._say(kept, REMOVED)
-        self._ended({id(kept.ticket): REMOVED})
-        self._gone.append(name)  # for `watch`, if whoever asks goes before it is done
+        self._roll.ended({id(kept.ticket): REMOVED})
+        self._roll.gone.append(name)  # for `watch`, if whoever asks goes before it is done
         async with self.my_turn():
             # Who keeps them since has been told that it is over, and sees to the file.
-            why = None if self._keeper is not None else await self._files_removed([name])
-        self._gone = [each for each in self._gone if each != name]
+            why = None if self.is_elsewhere else await self._files_removed([name])
+        self._roll.gone[:] = [each for each in self._roll.gone if each != name]
         return why
 
     async def begin_use(self, name: str, ticket: Ticket) -> None:
         """Note on the disk that a ticket is in use, if it is for one use. Raises `NoTicket`."""
-        kept = self._all.get(name)
+        kept = self._roll.all.get(name)
         if kept is None or kept.ticket is not ticket or not ticket.once or kept.begun:
             return  # if it is over, the rules say so
-        if self._keeper is not None and kept.user is not None:
-            refused = await self._keeper(name, kept.user)
-            if refused:
-                raise NoTicket(refused)
-            if refused is not None:
-                return
+        if kept.user is not None and await self.keeping.begin_elsewhere(name, kept.user):
+            return
         async with self.my_turn():
             user = kept.user
             for tried in range(MOST_TRIES):
-                if kept.begun or user is None or self._all.get(name) is not kept:
+                if kept.begun or user is None or self._roll.all.get(name) is not kept:
                     return
                 if kept.kept_user not in (None, user):
                     raise NoTicket(USED)
@@ -422,7 +231,7 @@ class Book:
     async def begin_use_elsewhere(self, name: str, user: tuple[str, ...]) -> None:
         """Begin a use for a client of another process. Raises `NoTicket`."""
         async with self.my_turn():
-            self._refuse_if_elsewhere()
+            self.keeping.refuse_if_elsewhere()
             kept = self._there(name)
             if kept.user not in (None, user):
                 raise NoTicket(USED)
@@ -436,7 +245,7 @@ class Book:
         self._say(kept)
 
     def _there(self, name: str) -> IssuedTicket:
-        kept = self._all.get(name)
+        kept = self._roll.all.get(name)
         if kept is None or kept.over() is not None:
             raise NoTicket(f"there is no ticket {shown(name)}")
         return kept
@@ -445,14 +254,10 @@ class Book:
         if self.say is not None:
             self.say(kept, over)
 
-    def _refuse_if_elsewhere(self) -> None:
-        if self._keeper is not None:
-            raise NoTicket(ELSEWHERE)
-
     async def _written(self, kept: IssuedTicket, content: Mapping[str, Any] | None = None) -> None:
         """Have a ticket on the disk, whoever goes meanwhile. Raises `NoTicket`."""
         assert self._store is not None
-        name, there = kept.name, self._all.get(kept.name)
+        name, there = kept.name, self._roll.all.get(kept.name)
         try:
             with trio.CancelScope(shield=True):
                 await self._store.put(name, content or kept.on_disk())
@@ -460,170 +265,50 @@ class Book:
             raise _Changed(str(error)) from None
         except NotKept as error:
             if there is None:
-                self._gone.append(name)  # it may be there, and not for sure
-                self._news.set()
+                self._roll.gone.append(name)  # it may be there, and not for sure
+                self._wake()
             raise NoTicket(f"{self._store.place}: {error}") from None
-        if self._all.get(name) is not there:
+        if self._roll.all.get(name) is not there:
             await self._files_removed([name])
             raise NoTicket(f"the ticket {shown(name)} has ended meanwhile")
 
     async def _files_removed(self, names: Collection[str]) -> str | None:
         """Remove the files of tickets that are no more; say why one is there still."""
         assert self._store is not None
-        gone = [name for name in names if name not in self._all]  # it may have been made anew
+        gone = [name for name in names if name not in self._roll.all]  # it may have been made anew
         try:
             with trio.CancelScope(shield=True):
                 await self._store.drop(gone)
         except NotKept as error:
             why = f"{self._store.place}: {error}"
-            self._log.warning("ticket not removed from the disk", tickets=len(gone), why=why)
+            self._roll.log.warning("ticket not removed from the disk", tickets=len(gone), why=why)
             return why
         return None
 
-    def _drop(self, kept: IssuedTicket) -> None:
-        """It is there no more."""
-        name = kept.name
-        del self._all[name]
-        del self._sorted[bisect_right(self._sorted, name) - 1]
-        self.names.pop(name, None)
-        chain = self.chains.pop(name, ())
-        for placed in chain:
-            try:
-                placed.policy.retire()
-            except (Exception, SystemExit):
-                self._log.exception("a policy failed at the end of a ticket", policy=placed.name)
-
-    # --- Two processes
-
-    @asynccontextmanager
-    async def my_turn(self) -> AsyncIterator[None]:
-        """Have nobody else change anything meanwhile; what another process has written is known."""
-        async with self.turn:
-            if self._stale:
-                await self._read_again()
-            yield
-
-    @property
-    def is_elsewhere(self) -> bool:
-        """Another process keeps them."""
-        return self._keeper is not None
-
-    def share(self) -> tuple[Path, int] | None:
-        """Give the directory, and a descriptor by which another process has it as well; None: there is none.
-        Raises `OSError`.
-        """
-        store = self._store
-        return (store.directory, store.share()) if isinstance(store, Store) else None
-
-    def is_kept_by(self, keeper: Keeper) -> None:
-        """Another process keeps them from now on."""
-        self._keeper = keeper
-        self._gone.clear()  # it was told, and sees to them
-        for kept in self._all.values():
-            kept.counts_them_all(counts=False)
-
-    def is_kept_here(self, *, read_again: bool) -> None:
-        """They are kept here from now on. `read_again`: by somebody who may have written what he has not
-        said.
-        """
-        self._keeper, self._stale = None, self._stale or read_again
-        for kept in self._all.values():
-            kept.counts_them_all(counts=True)
-        self._news.set()
-
-    def follow(self, found: Mapping[str, Any], due: float = inf) -> None:
-        """Somebody else has put a ticket on the disk, as `found` says it. `due`: see `IssuedTicket`. Raises
-        `KeyError` for what no file says.
-        """
-        said, made, until, user = (found[key] for key in ("ticket", "made", "until", "user"))
-        here = self._all.get(said["name"])
-        if here is None or here.said != said or text_of(here.made) != made:
-            if here is not None:
-                self.follow_end(here.name, REMOVED)
-            unread = self._take_up(found, due)
-            if unread is not None:
-                self.unread.append(unread)
-            return
-        try:
-            if until != (None if here.until is None else text_of(here.until)):
-                self._is_renewed(here, None if until is None else seconds_of(until))
-            if user is not None and not here.begun:
-                here.begins_use(_user_of(user) or ())
-        except (ValueError, OverflowError) as error:
-            self.unread.append(Unread(file_of(here.name), str(error)))
-        here.due = min(here.due, due)
-        self._look_later(here)
-
-    def follow_end(self, name: str, over: Over, *, with_file: bool = False) -> None:
-        """A ticket is over, as somebody else says. `with_file`: he may not come to remove its file."""
-        kept = self._all.get(name)
-        if kept is not None:
-            self._drop(kept)
-            self._ended({id(kept.ticket): over})
-        if with_file:
-            self._gone.append(name)
-
-    async def _read_again(self) -> None:
-        assert isinstance(self._store, Store)  # no other is shared
-        directory = self._store.directory
-
-        def read() -> list[dict[str, Any]]:
-            return [each for each in read_all(directory) if not isinstance(each, Unread)]
-
-        try:
-            there = {each["ticket"]["name"]: each for each in await trio.to_thread.run_sync(read)}
-        except OSError as error:
-            why = error.strerror or str(error)
-            self._log.warning("ticket not read", file=str(directory), why=why)
-        else:
-            for name in [name for name in self._all if name not in there]:
-                self.follow_end(name, REMOVED)
-            for name, found in there.items():
-                if name not in self._gone:
-                    self.follow({"made": None, "until": None, "user": None, **found})
-        self._stale = False
-
     # --- Over
-
-    def _look_later(self, kept: IssuedTicket) -> None:
-        """Have a ticket looked at when it may be over."""
-        at = kept.next_look()
-        if at >= kept.looked_at:
-            return  # it is looked at before that
-        kept.looked_at = at
-        heappush(self._due, (at, next(self._number), kept))
-        if len(self._due) > 2 * len(self._all) + AT_A_TIME:
-            self._sort_anew()  # most are of times that are renewed
-        self._news.set()
-
-    def _sort_anew(self) -> None:
-        for kept in self._all.values():
-            kept.looked_at = kept.next_look()
-        waiting = (each for each in self._all.values() if each.looked_at < inf)
-        self._due = [(each.looked_at, next(self._number), each) for each in waiting]
-        heapify(self._due)
 
     async def watch(self) -> None:
         """End tickets when they are over, and remove their files, until cancelled."""
         while True:
             await self.look()
-            if self._keeper is None and (self._gone or self._stale):
+            if not self.is_elsewhere and (self._roll.gone or self.keeping.stale):
                 async with self.my_turn():
-                    gone, self._gone = self._gone, []
+                    gone = [*self._roll.gone]
+                    self._roll.gone.clear()
                     if gone:
                         await self._files_removed(gone)
             leaving, self._leaving = self._leaving, []
             for kept in leaving:
                 async with self.my_turn():
                     await self._leave(kept)
-            wait = self._due[0][0] - self._clock.steady() if self._due else inf
+            wait = self._due.next_at - self._clock.steady()
             with trio.move_on_after(min(max(wait, 0), LOOK_SECONDS if self._due else inf)):
                 await self._news.wait()
             self._news = trio.Event()
 
     async def _leave(self, kept: IssuedTicket) -> None:
         """Write down that the use of a ticket is not here any more, if that is so still."""
-        if kept.has_left and self._all.get(kept.name) is kept:
+        if kept.has_left and self._roll.all.get(kept.name) is kept:
             try:
                 await self._written(kept, {**kept.on_disk(), **kept.used_at(here=False)})
                 kept.is_left()
@@ -634,27 +319,15 @@ class Book:
     async def look(self) -> None:
         """End what is over now."""
         if abs(self._clock.apart - self._apart) > SET_SECONDS:
-            self._reckon_anew()
-        while self._due and self._due[0][0] <= self._clock.steady():
+            self._apart = self._clock.apart
+            self._due.reckon_anew()
+        while self._due.next_at <= self._clock.steady():
             self._end_some()
             await trio.lowlevel.checkpoint()
 
-    def _reckon_anew(self) -> None:
-        """The clock on the wall was set. What is left of a ticket may become less by that, and never more."""
-        self._apart = self._clock.apart
-        for kept in self._all.values():
-            before = kept.due
-            kept.counts_from_now()
-            kept.due = min(kept.due, before)
-        self._sort_anew()
-
     def _end_some(self) -> None:
         over: dict[int, Over] = {}
-        while self._due and self._due[0][0] <= self._clock.steady() and len(over) < AT_A_TIME:
-            at, _number, kept = heappop(self._due)
-            if at != kept.looked_at or self._all.get(kept.name) is not kept:
-                continue  # it is looked at another time, or has gone
-            kept.looked_at = inf
+        while len(over) < AT_A_TIME and (kept := self._due.take(self._clock.steady())) is not None:
             why = kept.over()
             if why is None and kept.has_left:
                 self._leaving.append(kept)
@@ -663,51 +336,14 @@ class Book:
                 self._look_later(kept)
                 continue
             over[id(kept.ticket)] = why
-            self._drop(kept)
+            self._roll.drop(kept)
             self._say(kept, why)
-            if self._keeper is None:
-                self._gone.append(kept.name)
-                self._log.info("ticket is over", export=kept.name, why=why.why)
+            if not self.is_elsewhere:
+                self._roll.gone.append(kept.name)
+                self._roll.log.info("ticket is over", export=kept.name, why=why.why)
         if over:
-            self._ended(over)
-
-    def close(self) -> None:
-        """Let another gateway have the directory."""
-        if self._store is not None:
-            self._store.close()
+            self._roll.ended(over)
 
 
 class _Changed(NoTicket):
     """Another gateway has changed it at the same moment."""
-
-
-def _is_same(kept: IssuedTicket, found: Mapping[str, Any]) -> bool:
-    """Say whether what is kept is a ticket that we have, and not another one of its name."""
-    return bool(kept.said == found["ticket"] and text_of(kept.made) == found.get("made"))
-
-
-def _end(kept: IssuedTicket) -> str:
-    return "it is removed" if kept.until is None else text_of(kept.until)
-
-
-def _user_of(user: object) -> tuple[str, ...] | None:
-    """Read who uses a ticket. Raises ValueError."""
-    if user is None:
-        return None
-    return _texts(user, "user")
-
-
-def _texts(found: object, key: str) -> tuple[str, ...]:
-    """Read a list of texts. Raises ValueError."""
-    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
-        raise ValueError(f"expected a list of texts as {key}, got {found}")
-    return tuple(found)
-
-
-def _placed(ticket: Ticket) -> Iterable[Placed]:
-    """Give the policies that a ticket names."""
-    if ticket.policies:
-        from gateway.access.loading import made  # costs nothing where there are no policies
-
-        for use in ticket.policies:
-            yield Placed(made(use), use.name, use.observed, use.options)

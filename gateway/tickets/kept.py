@@ -19,7 +19,7 @@ nobody else.
 All this is said by a policy, the first of the ticket's chain, so that whoever asks the rules asks the ticket.
 
 While two processes serve (an upgrade), one of them keeps the tickets, and counts the sessions of both; only
-there a use begins, and is over (`gateway.tickets.book`).
+there a use begins, and is over (`gateway.tickets.keeping`).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 from gateway.access.chain import Placed
 from gateway.access.who import why_not
 from gateway.config import Ticket
+from gateway.config.tickets import ticket_of
 from gateway.policy import Client, Denied, Policy, PrivateAttr, Session
 from gateway.tickets.clock import Clock
 
@@ -133,6 +134,15 @@ class IssuedTicket:
         if not self.sessions:
             self.user = user
 
+    def follows(self, user: tuple[str, ...] | None, gateways: Collection[str]) -> None:
+        """Somebody else keeps it so. A use that another gateway has begun has not come here. One that another
+        process has begun has: both are one gateway.
+        """
+        if self.gateway is not None:
+            self.is_used(user, gateways)
+        elif user is not None and not self.begun:
+            self.begins_use(user)
+
     def refuses(self, client: Client) -> str | None:
         """Say why a client does not get the export."""
         if (over := self.over()) is not None:
@@ -186,8 +196,17 @@ class IssuedTicket:
         else:
             self.user = self.kept_user  # it was not opened after all
 
+    @property
+    def ends(self) -> str:
+        """Until when it is in force, as the log has it."""
+        return "it is removed" if self.until is None else text_of(self.until)
+
+    def is_the_one(self, found: Mapping[str, Any]) -> bool:
+        """Say whether a file is of this ticket, and not of another one of its name."""
+        return bool(self.said == found["ticket"] and text_of(self.made) == found["made"])
+
     def on_disk(self) -> dict[str, Any]:
-        """Give what its file says."""
+        """Give what its file says; `issued` reads it."""
         until = None if self.until is None else text_of(self.until)
         user = self.user if self.begun else self.kept_user
         return {
@@ -213,6 +232,46 @@ class IssuedTicket:
             options["until"] = text_of(self.until)
         options |= {key: self.said[key] for key in ("once", "who") if key in self.said}
         return Placed(terms, POLICY_NAME, options=options)
+
+
+def issued(
+    found: Mapping[str, Any],
+    clock: Clock,
+    gateway: str | None,
+    idle: Callable[[IssuedTicket], None],
+) -> IssuedTicket:
+    """Read a ticket from what its file says. Its policies are looked at when it is put in force. Raises
+    `NoTicket`, ValueError, OverflowError.
+    """
+    said, (user, gateways) = found["ticket"], use_of(found)
+    kept = IssuedTicket(
+        *(ticket_of(said), said, clock, seconds_of(found.get("made")), until_of(found)),
+        gateway=gateway,
+        idle=idle,
+    )
+    kept.is_used(user, gateways)
+    kept.begun = user is not None and (gateway is None or gateway in gateways)
+    kept.counts_from_now()
+    return kept
+
+
+def until_of(found: Mapping[str, Any]) -> float | None:
+    """Read from a file when its ticket is over, on the wall. Raises ValueError, OverflowError."""
+    until = found.get("until")
+    return None if until is None else seconds_of(until)
+
+
+def use_of(found: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """Read from a file who uses its ticket, and which gateways that has come to. Raises ValueError."""
+    user = found.get("user")
+    return None if user is None else _texts(user, "user"), _texts(found.get("at", []), "at")
+
+
+def _texts(found: object, key: str) -> tuple[str, ...]:
+    """Read a list of texts. Raises ValueError."""
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise ValueError(f"expected a list of texts as {key}, got {found}")
+    return tuple(found)
 
 
 class TicketTerms(Policy):

@@ -2,7 +2,7 @@
 
 An operator speaks to the newer one, and the sessions are perhaps the older one's: so that is asked to pause,
 resume or switch them (`gateway.app.in_both`). And whoever does not keep the tickets asks the other whether a
-use may begin (`gateway.tickets.book`).
+use may begin (`gateway.tickets.keeping`).
 
 Whoever has sent somebody may go before there is an answer, or before he has it. Then what was done is undone,
 as for who asks over a control socket. If the other process ends, there is no answer: then it has no sessions

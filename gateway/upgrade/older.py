@@ -226,7 +226,7 @@ class Older:
         control, file = host.doors.control, host.doors.pidfile
         tickets: tuple[Path, int] | None = None
         try:
-            tickets = None if host.service.tickets is None else host.service.tickets.share()
+            tickets = None if host.service.tickets is None else host.service.tickets.keeping.share()
             for message in doors_said(
                 host.listeners,
                 None if control is None else (control.path, control.listening),

@@ -1,4 +1,4 @@
-"""Tickets on their way from the older process to the newer one; `gateway.tickets.book` has the theory.
+"""Tickets on their way from the older process to the newer one; `gateway.tickets.keeping` has the theory.
 
 While the newer process is prepared, the older one tells it all tickets, and then each change; so the newer one
 reads nothing of the directory, and has them as they are in the moment in which it begins to accept. It has the
@@ -79,7 +79,7 @@ class TicketsThere:
         """Have a book have them, which the older process keeps; say which could not be in force any more, and
         why. Raises `NotUnderstood`.
         """
-        book.is_kept_by(_nobody)
+        book.keeping.is_kept_by(_nobody)
         for message in self.said.values():
             follow(book, message)
         wrong = []
@@ -102,11 +102,11 @@ def follow(book: Book, message: ChannelMessage, *, with_files: bool = False) -> 
         from gateway.tickets.kept import Over
 
         over = Over(message["why"], message["expired"])
-        book.follow_end(message["name"], over, with_file=with_files)
+        book.following.follow_end(message["name"], over, with_file=with_files)
         return
     due = message.said.get("due")
     try:
-        book.follow(message["file"], due if isinstance(due, int | float) else inf)
+        book.following.follow(message["file"], due if isinstance(due, int | float) else inf)
     except (AttributeError, KeyError, TypeError) as error:
         raise NotUnderstood(f"expected a ticket, got {message.said!r:.80} ({error!r})") from None
 
@@ -182,7 +182,7 @@ class TicketsOfTwo:
         """The newer process keeps them from now on."""
         if self._book is not None:
             self._book.say = None
-            self._book.is_kept_by(self._ask)
+            self._book.keeping.is_kept_by(self._ask)
         self._work_again()
 
     async def _ask(self, name: str, user: tuple[str, ...]) -> str | None:
@@ -205,7 +205,7 @@ class TicketsOfTwo:
     def keep(self) -> None:
         """They are kept here from now on, and the older process has a copy."""
         if self._book is not None:
-            self._book.is_kept_here(read_again=False)
+            self._book.keeping.is_kept_here(read_again=False)
             self._book.say = self._say_one
 
     def are_ours_alone(self) -> None:
@@ -215,7 +215,7 @@ class TicketsOfTwo:
         if self._book is not None:
             self._book.say = None
             if self._book.is_elsewhere:
-                self._book.is_kept_here(read_again=True)
+                self._book.keeping.is_kept_here(read_again=True)
 
     async def begin_use(self, asked: Mapping[str, Any]) -> ControlAnswer:
         """Do the errand by which a use begins."""
