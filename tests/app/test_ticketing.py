@@ -378,7 +378,7 @@ async def test_what_check_says_of_them(workdir: Path) -> None:
         (workdir / "t" / "notes").write_text("x")
         config = gateway.service.config
         first, second = said_of(config)
-        assert first.startswith("1 exports were made at run time")
+        assert first.startswith("1 export was made at run time")
         assert second.startswith("warning: notes is no ticket")
         assert unkeepable(config) is None
         away = config.tickets.model_copy(update={"directory": workdir / "no" / "t"})
