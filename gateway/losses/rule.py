@@ -207,8 +207,7 @@ class Losses(Proofs):
             unseen = trail.unseen and trail.unflushed.records and self._speaks(trail)
             if unseen and doubt:
                 self.order.tick()
-                # Nobody knows where, nor when. What is on the other side may have died long before we see it,
-                # and a link that has come up since this one may lead to what is in its place.
+                # Nobody knows where, nor when it died: a younger link may lead to what is in its place.
                 trail.unflushed.note((), trail.up)
             self._is_gone(trail, Fate.DOUBT if doubt else Fate.DEAD, why)
             trail.tried = False
