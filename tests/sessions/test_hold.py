@@ -425,7 +425,7 @@ async def test_hooks_come_to_an_end_before_it_is_quiet(
         client = await made.client()
         await client.send(Cmd.READ, 0, BLOCK)
         await trio.testing.wait_all_tasks_blocked()
-        with pytest.raises(NotDone, match="1 commands under way"):
+        with pytest.raises(NotDone, match="1 command under way"):
             await made.pauses.pause("", seconds=5)
         waiting._let_go.set()
         assert len((await client.simple_reply())[2]) == BLOCK
