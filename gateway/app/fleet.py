@@ -127,7 +127,7 @@ class FleetPart:
             raise StartError(f"policies: {error}") from None
         self._led: set[str] = set()
         """Clients that other gateways have led here, by their ids."""
-        self._disks = DisksHere(self._is_led)
+        self._disks = DisksHere()
         self.member: FleetMember = FleetMember(config, table, etcd, self._disks, self._log)
         self._server = server
         self._ways = Ways(self.member, client, self._taken, self._disks.has_kept, self._log)
@@ -262,7 +262,6 @@ class FleetPart:
         """Take a client, and give what leads to it. Raises `OSError`."""
         from gateway.handover.relay import stream_pair
 
-        self._disks.comes(given.session_id)
         ours, inside = (
             trio.SocketStream(trio.socket.from_stdlib_socket(each)) for each in stream_pair()
         )
@@ -282,10 +281,6 @@ class FleetPart:
         except Refusal as refusal:
             return "refused", str(refusal)
         return ("taken", "") if home is None else ("elsewhere", f"its home is {home.gateway}")
-
-    def _is_led(self, client: str) -> bool:
-        """Say whether a client that is served here was led here, by its id."""
-        return client in self._led or self._ways.lead_here(client)
 
     def _listener_for(self, given: Given) -> Listener:
         """Give the listener whose settings a client has: the same as where it came in, or else the first."""

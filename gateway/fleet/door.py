@@ -10,7 +10,7 @@ greets, as any NBD server does, and the gateway that has led the client there is
 (`gateway.sessions.led`).
 
 Who has led a client to a home that has ended the session asks there, in place of leading it (`ask_if_kept`),
-whether all was kept that the client was answered: "kept", or else.
+whether all was kept that the client was answered on that connection: "kept", or else.
 
 Who comes to an `address` has a certificate of the fleet's own CA, and is believed about who its clients are.
 """
@@ -73,13 +73,12 @@ async def lead(
 
 
 async def ask_if_kept(
-    address: NbdUri, credentials: ClientCredentials, client: str, quiet_seconds: float
+    address: NbdUri, credentials: ClientCredentials, way: str, quiet_seconds: float
 ) -> bool:
-    """Ask the gateway at an address whether all is durable that it has answered a client, and nothing of the
-    client's is under way there. `client` is the id by which it was led there. Whoever cannot be asked has not
-    said so.
+    """Ask the gateway at an address whether all is durable that it has answered on a connection of this name
+    (`Given.way`), and nothing that came by it is under way there. Whoever cannot be asked has not said so.
     """
-    header = encode_header(None, encode(ChannelMessage("kept", {"client": client})))
+    header = encode_header(None, encode(ChannelMessage("kept", {"way": way})))
     try:
         stream, answer = await _answered(address, credentials, header, quiet_seconds)
     except NotTaken:
@@ -123,9 +122,8 @@ async def _answered(
 async def received(
     plain: trio.SocketStream, credentials: ServerCredentials
 ) -> tuple[TlsStream, Given | str]:
-    """Receive who comes, from another gateway; or of which client it is asked whether all was kept, by its id.
-    Raises `TlsError`, `WireError`, `NotUnderstood`,
-    `trio.BrokenResourceError`.
+    """Receive who comes, from another gateway; or of which connection it is asked whether all was kept. Raises
+    `TlsError`, `WireError`, `NotUnderstood`, `trio.BrokenResourceError`.
     """
     stream, _admitted = await TlsStream.accept(plain, credentials.session)
     data = b""
@@ -136,7 +134,7 @@ async def received(
         data += more
     message = decode(ours_in(header))
     if message.kind == "kept":
-        return stream, str(message["client"])
+        return stream, str(message["way"])
     if message.kind != "client":
         raise NotUnderstood(f"expected a client, got a message {message.kind!r}")
     return stream, Given.of(message["client"], b"")

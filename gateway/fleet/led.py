@@ -7,7 +7,9 @@ sockets.
 
 A home that has ended a session is asked first whether it has kept all (`HomePeer`). If it has given the disk
 away in good order it has: then nothing is lost, and nothing comes late. One that was killed says nothing, so
-that there is a loss, as there is with any server.
+that there is a loss, as there is with any server. It is asked of one connection, by a name that no other has
+(`Given.way`): the home may still have the session of an earlier connection, whose loss it has not noticed, and
+what it has kept of that says nothing of this one.
 
 A home that is stopped says nothing either, and its connections stay open. So whoever has waited for an answer
 for longer than half of a lease has etcd asked whether that is the home still (`Ways.leave_silent`).
@@ -20,7 +22,7 @@ from contextlib import suppress
 from dataclasses import replace
 from socket import SHUT_RDWR
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -54,12 +56,15 @@ LAST_SECONDS = 1.0
 
 
 class HomePeer:
-    """A home at the other end of a connection (a `gateway.peer.Peer`); None: it was this gateway."""
+    """A home at the other end of a connection (a `gateway.peer.Peer`); None: it was this gateway. `way`: what
+    the connection is called.
+    """
 
     provable = True
 
-    def __init__(self, home: HomeRun | None) -> None:
+    def __init__(self, home: HomeRun | None, way: str) -> None:
         self.home = home
+        self.way = way
         self.has_kept = False
         """It has said that all is durable that it has acknowledged, and that it has begun nothing else."""
 
@@ -78,7 +83,7 @@ class HomePeer:
 class WayHome:
     """The way of a client to the home of the disk at a `site`. `here` takes the client where the home is this
     gateway, and gives what leads there; `kept_here` says whether this one, when it was the home, has kept all
-    that a client was answered.
+    that was answered on the connection of this name.
     """
 
     def __init__(
@@ -96,6 +101,8 @@ class WayHome:
         """Where it has led last; None: here, or nowhere yet."""
         self.id_here = new_id()
         """What the client is called where it is led here: it is here twice then."""
+        self._way = ""
+        """What the newest connection is called."""
         self._is_found = False
         self._left: HomePeer | None = None
         """Where the last connection led, as long as that was not asked what it has kept."""
@@ -103,6 +110,7 @@ class WayHome:
         self._given = given
         self._credentials = credentials
         self._here, self._kept_here = here, kept_here
+        self._quiet = member.settings.lease_seconds
         self._log = log.bind(session=given.session_id)
 
     def server(self, server: Server) -> Server:
@@ -135,6 +143,7 @@ class WayHome:
                     if not self._is_found:
                         await self.find()
                     self._is_found = False
+                    self._way = new_id()
                     return self._led_here() if self.home is None else await self._led_there()
                 except Refusal as refusal:
                     why = str(refusal)
@@ -154,34 +163,34 @@ class WayHome:
         if left is None:
             return
         if left.home is None:
-            left.has_kept = self._kept_here(self.id_here)
+            left.has_kept = self._kept_here(left.way)
         else:
             with suppress(UriError):
-                left.has_kept = await ask_if_kept(*self._at(left.home))
+                address, credentials = self._at(left.home)
+                left.has_kept = await ask_if_kept(address, credentials, left.way, self._quiet)
 
     def _peer_of(self, _stream: Stream) -> HomePeer:
         """Give who is at the other end of the connection that was just made."""
-        self._left = HomePeer(self.home)
+        self._left = HomePeer(self.home, self._way)
         return self._left
 
-    def _at(self, home: HomeRun) -> tuple[NbdUri, ClientCredentials, str, float]:
-        """Give what it takes to ask a home. Raises `UriError`."""
+    def _at(self, home: HomeRun) -> tuple[NbdUri, ClientCredentials]:
+        """Give what it takes to connect to a home. Raises `UriError`."""
         address = parse_nbd_uri(home.address)
-        quiet = self._member.settings.lease_seconds
-        return address, self._credentials(address), self._given.session_id, quiet
+        return address, self._credentials(address)
 
     def _led_here(self) -> Stream:
         self._log.info("client led to its home", gateway=self._member.settings.name)
-        return self._here(replace(self._given, session_id=self.id_here))
+        return self._here(replace(self._given, session_id=self.id_here, way=self._way))
 
     async def _led_there(self) -> Stream:
         home = self.home
         assert home is not None
         try:
-            address, credentials, _id, quiet = self._at(home)
+            address, credentials = self._at(home)
         except UriError as error:
             raise NotTaken(f"it says that it is at {error}", again=True) from None
-        stream = await lead(address, credentials, self._given, quiet)
+        stream = await lead(address, credentials, replace(self._given, way=self._way), self._quiet)
         self._log.info("client led to its home", gateway=home.gateway)
         return stream
 
@@ -216,8 +225,6 @@ class Ways:
         self._here, self._kept_here = here, kept_here
         self._log = log
         self._ways: WeakKeyDictionary[Server, WayHome] = WeakKeyDictionary()
-        self._by_id: WeakValueDictionary[str, WayHome] = WeakValueDictionary()
-        """By what a client is called where it is led here."""
 
     async def leads(self, client: Given, server: Server) -> Server | None:
         """See `Gateways`."""
@@ -229,12 +236,8 @@ class Ways:
         if not await way.find():
             return None
         home = way.server(server)
-        self._ways[home] = self._by_id[way.id_here] = way
+        self._ways[home] = way
         return home
-
-    def lead_here(self, client: str) -> bool:
-        """Say whether a client that is served here was led here from here, by its id."""
-        return client in self._by_id
 
     async def leave_silent(self, service: Service) -> None:
         """Leave homes that say nothing and are none any more, until cancelled."""

@@ -21,7 +21,7 @@ from gateway.wire.proxy import ProxySource, decode_header, encode_header
 from tests.fleet.running import write_pki
 
 SITE = DiskSite(frozenset({("tcp", "10.0.0.5", "10809")}), "d")
-GIVEN = Given(0, "abc-1", ("TCP", "h", 1), Identity.at("192.0.2.1", 7), SITE, 0.0, None)
+GIVEN = Given(0, "abc-1", ("TCP", "h", 1), Identity.at("192.0.2.1", 7), SITE, 0.0, None, way="w-1")
 
 Serve = Callable[[TlsStream, Given | str], Awaitable[None]]
 
@@ -76,6 +76,7 @@ async def test_what_is_known_of_a_client_comes_with_it(pki: Path) -> None:
     [given] = came
     assert isinstance(given, Given)
     assert (given.identity, given.site, given.session_id) == (GIVEN.identity, SITE, "abc-1")
+    assert given.way == "w-1"
 
 
 async def test_what_the_home_says_with_its_answer_is_its_greeting(pki: Path) -> None:
@@ -126,9 +127,9 @@ async def test_a_home_is_asked_whether_it_has_kept_all(pki: Path, said: str, kep
 
     credentials = client_credentials(pki, hostname="127.0.0.1")
     async with door(pki, serve, []) as uri:
-        assert await ask_if_kept(uri, credentials, "abc-1", 10) is kept
-    assert asked == ["abc-1"]
-    assert not await ask_if_kept(parse_nbd_uri("nbds://127.0.0.1:1"), credentials, "abc-1", 10)
+        assert await ask_if_kept(uri, credentials, "w-1", 10) is kept
+    assert asked == ["w-1"]
+    assert not await ask_if_kept(parse_nbd_uri("nbds://127.0.0.1:1"), credentials, "w-1", 10)
 
 
 async def test_nobody_there() -> None:

@@ -153,6 +153,31 @@ async def test_a_home_that_is_drained_costs_no_error_at_all(tmp_path: Path, name
         assert "may be lost" not in home.said + entry.said
 
 
+async def test_a_client_that_has_begun_to_negotiate_is_not_led_on_when_its_disk_has_moved(
+    tmp_path: Path,
+) -> None:
+    """A home that is drained would stay on its way to the next one, and whoever ends it would break that way."""
+    async with (
+        server_at(tmp_path / "u.sock", blank()),
+        fleet(tmp_path, late=86400, lease=LIVES_SECONDS) as all_,
+    ):
+        home, entry = await home_and_entry(all_)
+        await entry.fleet_verb("drain", entry.name)  # it is not to be the next one
+        client = await entry.connected()
+        await client.structured()
+        client.negotiation.ask_contexts("d", ["base:allocation"], select=False)
+        await client.answered()  # the home has taken it
+        said = await entry.fleet_verb("drain", home.name)
+        assert f"{home.name}: all disks have gone" in said
+        client.negotiation.go("d", ())
+        await client.answered()
+        assert await client.error(Cmd.WRITE, data=A) == 0
+        assert await home.sessions() == []
+        await home.end()
+        assert await client.error(Cmd.FLUSH) == 0
+        assert await client.read(0, BLOCK) == A
+
+
 async def test_with_multi_conn_all_are_told_of_a_home_that_was_killed(tmp_path: Path) -> None:
     """What was written by way of one gateway a FLUSH at another one speaks for."""
     async with server_at(tmp_path / "u.sock", blank()), fleet(tmp_path, late=1) as all_:

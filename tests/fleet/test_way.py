@@ -75,11 +75,18 @@ def server() -> Server:
 
 
 @pytest.fixture
-def leads(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
+def led_by() -> list[str]:
+    """What the connections are called."""
+    return []
+
+
+@pytest.fixture
+def leads(monkeypatch: pytest.MonkeyPatch, led_by: list[str]) -> dict[str, bool]:
     """Say of each address whether it may be asked again; who is not there takes the client."""
     not_taken: dict[str, bool] = {}
 
-    async def lead(address: object, *_: object) -> trio.SocketStream:
+    async def lead(address: object, _: object, given: Given, __: float) -> trio.SocketStream:
+        led_by.append(given.way)
         if str(address) in not_taken:
             raise NotTaken("it does not", again=not_taken[str(address)])
         return STREAM
@@ -109,7 +116,7 @@ async def test_a_home_that_is_dead_is_asked_for_until_there_is_another_one(
     assert await way.find()
     await way.connect()
     assert way.home is None
-    assert took == [replace(GIVEN, session_id=way.id_here)]
+    assert took == [replace(GIVEN, session_id=way.id_here, way=took[0].way)]
     assert way.id_here != GIVEN.session_id  # it is here twice
 
 
@@ -129,13 +136,17 @@ async def test_nobody_takes_the_client(
 async def test_a_home_that_has_gone_is_asked_once_what_it_has_kept(
     kept: bool,
     leads: dict[str, bool],
+    led_by: list[str],
     autojump_clock: trio.testing.MockClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """It is asked of the connection that has ended: it may have sessions of earlier ones, and not know that these
+    are over.
+    """
     asked: list[tuple[str, str]] = []
 
-    async def ask_if_kept(address: object, _credentials: object, client: str, _: float) -> bool:
-        asked.append((str(address), client))
+    async def ask_if_kept(address: object, _credentials: object, name: str, _: float) -> bool:
+        asked.append((str(address), name))
         return kept
 
     monkeypatch.setattr(led, "ask_if_kept", ask_if_kept)
@@ -145,7 +156,8 @@ async def test_a_home_that_has_gone_is_asked_once_what_it_has_kept(
     peer = backend.peer_of(STREAM)
     assert not any((peer.kept(), peer.gone(), asked))
     await way.connect()
-    assert asked == [(A.address, GIVEN.session_id)]
+    assert asked == [(A.address, led_by[0])]
+    assert led_by[0] != led_by[1]
     assert peer.kept() is peer.gone() is kept
     now = backend.peer_of(STREAM)
     assert not now.kept()  # nobody has asked it
@@ -160,11 +172,12 @@ async def test_what_was_kept_here_is_known_here(
     kept: bool, leads: dict[str, bool], autojump_clock: trio.testing.MockClock
 ) -> None:
     known: list[str] = []
-    way = way_to(Member(None, A), [], known)
+    took: list[Given] = []
+    way = way_to(Member(None, A), took, known)
     backend = way.server(server()).recipe.backend
     await way.connect()
     peer = backend.peer_of(STREAM)
-    known += [way.id_here] if kept else []
+    known += [took[0].way] if kept else []
     await way.connect()
     assert peer.kept() is kept
 
