@@ -263,17 +263,16 @@ async def test_a_disk_has_moved_when_its_client_opens_it(
 ) -> None:
     """It is not led on from where it was the home: where it came in, the home is asked for once more."""
     async with led(disk()) as (entry, fleet):
-        at_home = fleet.home.service.gateways = Moved(times)
+        fleet.home.service.gateways = Moved(times)
         client = entry.client()
         async with client.stream:
             await client.structured()
             client.negotiation.go("", ())
             said = await client.event()
             assert len(fleet.peers) == 2
-            assert at_home.asked == 2
             if times == 1:
                 assert isinstance(said, Answered)
-                assert await client.read(0, BLOCK) == CONTENT
+                assert await client.read(0, BLOCK) == bytes(BLOCK)
             else:
                 assert isinstance(said, Refused)
                 assert said.reply == Rep.ERR_SHUTDOWN
@@ -286,11 +285,11 @@ async def test_a_disk_moves_while_a_link_to_it_is_made_again(
     async with led(disk()) as (entry, fleet):
         client = await opened(entry)
         async with client.stream:
+            assert (await write(client), await flush(client)) == (0, 0)
             at_home = fleet.home.service.gateways = Moved(2)
             fleet.cut()
             assert await read(client) == (0, CONTENT)
             assert at_home.asked == 3
-            assert await flush(client) == Errno.EIO
             await went_back(entry)
 
 
