@@ -54,6 +54,10 @@ NO_HOME = "the disk has no home in the fleet now"
 LAST_SECONDS = 1.0
 """How much sooner a search ends by itself than whoever waits for it gives it up: so it can say why."""
 
+ONE_ANSWER = 0.5
+"""What part of a search one gateway may take to answer. It may have to wait for as long as the search does, and
+then it is asked once more; but if it is stopped, it is known to be no home by then, and another one has time."""
+
 
 class HomePeer:
     """A home at the other end of a connection (a `gateway.peer.Peer`); None: it was this gateway. `way`: what
@@ -190,7 +194,9 @@ class WayHome:
             address, credentials = self._at(home)
         except UriError as error:
             raise NotTaken(f"it says that it is at {error}", again=True) from None
-        stream = await lead(address, credentials, replace(self._given, way=self._way), self._quiet)
+        given = replace(self._given, way=self._way)
+        most = ONE_ANSWER * self._member.most_seconds(self.site)
+        stream = await lead(address, credentials, given, self._quiet, most)
         self._log.info("client led to its home", gateway=home.gateway)
         return stream
 

@@ -202,7 +202,7 @@ async def test_a_client_that_is_led_here_again_is_so_when_its_older_connection_e
         clients = []
         for way in ("one", "two"):
             led = replace(given, way=way)
-            stream = await lead(address.address, credentials, led, LIVES_SECONDS)
+            stream = await lead(address.address, credentials, led, LIVES_SECONDS, LIVES_SECONDS)
             clients.append(Client(cast("trio.SocketStream", stream)))
             await clients[-1].go("d")
         assert [each["session"] for each in await home.sessions()] == ["abc-1"] * 2

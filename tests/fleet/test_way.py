@@ -85,8 +85,9 @@ def leads(monkeypatch: pytest.MonkeyPatch, led_by: list[str]) -> dict[str, bool]
     """Say of each address whether it may be asked again; who is not there takes the client."""
     not_taken: dict[str, bool] = {}
 
-    async def lead(address: object, _: object, given: Given, __: float) -> trio.SocketStream:
+    async def lead(address: object, _: object, given: Given, __: float, seconds: float) -> Any:
         led_by.append(given.way)
+        assert seconds < LONGEST
         if str(address) in not_taken:
             raise NotTaken("it does not", again=not_taken[str(address)])
         return STREAM
