@@ -86,9 +86,7 @@ async def ask_if_kept(
     """
     header = encode_header(None, encode(ChannelMessage("kept", {"way": way})))
     try:
-        stream, answer = await _answered(
-            address, credentials, header, quiet_seconds, DIAL_SECONDS
-        )
+        stream, answer = await _answered(address, credentials, header, quiet_seconds, DIAL_SECONDS)
     except NotTaken:
         return False
     await stream.aclose()

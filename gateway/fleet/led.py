@@ -12,7 +12,9 @@ that there is a loss, as there is with any server. It is asked of one connection
 what it has kept of that says nothing of this one.
 
 A home that is stopped says nothing either, and its connections stay open. So whoever has waited for an answer
-for longer than half of a lease has etcd asked whether that is the home still (`Ways.leave_silent`).
+for longer than half of a lease has etcd asked whether that is the home still (`Ways.leave_silent`). Then the
+connection is cut. The home may only have been about to say that it has given the disk away, so it is asked what
+it has kept, as ever; one that is stopped costs the seconds that `gateway.fleet.door` gives it.
 """
 
 from __future__ import annotations
@@ -202,12 +204,12 @@ class WayHome:
 
     def leave(self, holder: HomeRun | None, server: Server) -> None:
         """Cut what leads to a gateway that is not the home any more, for `holder` is, or (None) nobody: it need
-        not know that, for it may be stopped, or cut off. Its sockets are those of `server`.
+        not know that, for it may be stopped, or cut off. Or it gives the disk away at this moment, and holds
+        what waits: so it is asked all the same what it has kept. Its sockets are those of `server`.
         """
         if self.home in (None, holder):
             return
         self._log.warning("home that says nothing is left", gateway=self.home.gateway)
-        self._left = None  # it would not answer
         for sock in list(server.links):
             with suppress(OSError):
                 sock.shutdown(SHUT_RDWR)
@@ -247,18 +249,36 @@ class Ways:
 
     async def leave_silent(self, service: Service) -> None:
         """Leave homes that say nothing and are none any more, until cancelled."""
-        waited: dict[Relayed, frozenset[int]] = {}
+        waited: dict[str, frozenset[int]] = {}
         while True:
             await trio.sleep(self._member.settings.lease_seconds / 2)
-            led = [each for each in service.running if each.opened.location.server in self._ways]
-            waits = {each: frozenset(each.traffic.in_flight) for each in led}
-            silent = [each for each in led if waits[each] & waited.get(each, frozenset())]
-            waited = waits
-            holders: dict[DiskSite, HomeRun | None] = {}
-            for running in silent:
-                server = running.opened.location.server
-                way = self._ways[server]
-                with suppress(*NOT_ANSWERED):
-                    if way.site not in holders:
-                        holders[way.site] = await self._member.holder_of(way.site)
-                    way.leave(holders[way.site], server)
+            # Nothing here holds on to a session while it sleeps: it may end.
+            waited = await self._leave_silent(service, waited)
+
+    async def _leave_silent(
+        self, service: Service, waited: dict[str, frozenset[int]]
+    ) -> dict[str, frozenset[int]]:
+        """Leave those by which something has waited since it was looked last, and give what waits now, by the
+        ids of sessions.
+        """
+        led = [each for each in service.running if each.opened.location.server in self._ways]
+        waits = {_id(each): frozenset(each.traffic.in_flight) for each in led}
+        silent = [each for each in led if waits[_id(each)] & waited.get(_id(each), frozenset())]
+        ways = [self._ways[each.opened.location.server] for each in silent]
+        homes = [way.home for way in ways]
+        holders: dict[DiskSite, HomeRun | None] = {}
+        for running, way, home in zip(silent, ways, homes, strict=True):
+            with suppress(*NOT_ANSWERED):
+                if way.site not in holders:
+                    holders[way.site] = await self._member.holder_of(way.site)
+                # While etcd was asked, it may have been answered, or have gone over to another home.
+                waits_still = (
+                    waits[_id(running)] & waited[_id(running)] & {*running.traffic.in_flight}
+                )
+                if waits_still and way.home is home:
+                    way.leave(holders[way.site], running.opened.location.server)
+        return waits
+
+
+def _id(running: Relayed) -> str:
+    return running.membership.session.client.id

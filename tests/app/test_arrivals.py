@@ -22,7 +22,9 @@ from tests.embedded.peers import socket_pair
 async def test_a_connection_that_ends_leaves_the_other_one_known(
     first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def serve(_self: object, _listener: object, stream: trio.SocketStream, *_: object) -> None:
+    async def serve(
+        _self: object, _listener: object, stream: trio.SocketStream, *_: object
+    ) -> None:
         await stream.receive_some()
 
     monkeypatch.setattr(Arrivals, "_serve", serve)

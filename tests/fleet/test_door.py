@@ -58,7 +58,9 @@ async def led(pki: Path, serve: Serve, given: Given = GIVEN) -> tuple[bytes, lis
     """Lead a client; give what was said after the answer."""
     failed: list[Exception] = []
     async with door(pki, serve, failed) as uri:
-        stream = await lead(uri, client_credentials(pki, hostname="127.0.0.1"), given, 10, HANG_SECONDS)
+        stream = await lead(
+            uri, client_credentials(pki, hostname="127.0.0.1"), given, 10, HANG_SECONDS
+        )
         said = b""
         while more := await stream.receive_some():
             said += more

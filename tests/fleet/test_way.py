@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
-from dataclasses import replace
+import gc
+from collections.abc import Awaitable, Callable, Container
+from dataclasses import dataclass, replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
+from weakref import ref
 
 import pytest
 import structlog
@@ -15,7 +18,7 @@ import trio.testing
 from gateway.config import Upstream
 from gateway.fleet import led
 from gateway.fleet.door import NotTaken
-from gateway.fleet.led import LAST_SECONDS, WayHome
+from gateway.fleet.led import LAST_SECONDS, WayHome, Ways
 from gateway.fleet.record import HomeRun
 from gateway.handover.given import DiskSite, Given
 from gateway.identity import Identity
@@ -165,7 +168,9 @@ async def test_a_home_that_has_gone_is_asked_once_what_it_has_kept(
     cut = way.server(server())
     way.leave(A, cut)
     await way.connect()
-    assert len(asked) == 1  # one that says nothing would not answer
+    # It was silent while it held what waits, and gave the disk away.
+    assert asked == [(A.address, led_by[0]), (B.address, led_by[1])]
+    assert now.kept() is kept
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -191,6 +196,70 @@ def test_the_home_is_an_upstream_with_patience() -> None:
     assert home.disks != main.disks
     assert home.settings.connect_seconds == LONGEST + LAST_SECONDS
     assert not home.mode.survival.through_us
+
+
+class Asked(Member):
+    """One by which etcd says that B is the home; `meanwhile` comes before the answer."""
+
+    def __init__(self) -> None:
+        super().__init__(A, B)
+        self.meanwhile: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint
+
+    async def holder_of(self, _site: DiskSite) -> HomeRun | None:
+        await self.meanwhile()
+        return B
+
+
+def running(id_: str, server: Server) -> Any:
+    """Have a session that waits for the answer to one command."""
+    location = SimpleNamespace(server=server)
+    session = SimpleNamespace(client=SimpleNamespace(id=id_))
+    said = SimpleNamespace(in_flight={1: None}), SimpleNamespace(session=session)
+    return Session(SimpleNamespace(location=location), *said)
+
+
+@dataclass(eq=False)
+class Session:
+    opened: Any
+    traffic: Any
+    membership: Any
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "answered", "gone over", "ended"])
+async def test_a_home_is_left_that_says_nothing(
+    meanwhile: str, leads: dict[str, bool], autojump_clock: trio.testing.MockClock
+) -> None:
+    """Unless it has answered while etcd was asked, or the way leads to the new one already."""
+    member, left, log = Asked(), [], structlog.wrap_logger(None)
+    credentials = partial(client_credentials, hostname="a")
+    ways = Ways(cast("Any", member), lambda _at: credentials(), cast("Any", None), bool, log)
+    home = await ways.leads(GIVEN, server())
+    assert home is not None
+    way = ways._ways[home]
+    await way.connect()
+    way.leave = lambda holder, _server: left.append(holder)  # type: ignore[method-assign]
+    session = running("abc-1", home)
+    service = SimpleNamespace(running={session})
+
+    async def comes() -> None:
+        if meanwhile == "answered":
+            session.traffic.in_flight.clear()
+        elif meanwhile == "gone over":
+            await way.connect()
+
+    member.meanwhile = comes
+    async with trio.open_nursery() as looking:
+        looking.start_soon(ways.leave_silent, cast("Any", service))
+        await trio.sleep(6)
+        if meanwhile == "ended":
+            is_there = ref(session)
+            service.running.clear()
+            del session
+            gc.collect()
+            assert is_there() is None
+        await trio.sleep(5)
+        looking.cancel_scope.cancel()
+    assert left == ([B] if meanwhile == "nothing" else [])
 
 
 @pytest.mark.parametrize(("holder", "cut"), [(A, False), (B, True), (None, True)])
