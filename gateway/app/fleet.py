@@ -127,8 +127,8 @@ class FleetPart:
         except PolicyError as error:
             raise StartError(f"policies: {error}") from None
         self._led = 0
-        """Connections that other gateways have here. Two may be of one client: the older one has ended, and that
-        has not been noticed here."""
+        """Connections that other gateways have here. Two may be of one client: the older one has ended, and
+        that has not been noticed here."""
         self._disks = DisksHere()
         self.member: FleetMember = FleetMember(config, table, etcd, self._disks, self._log)
         self._server = server

@@ -223,8 +223,8 @@ class NegotiatingClient:
 
     async def _goes_home(self, asked: Event | str) -> bool:
         """Hand the client over if its home is another process; say whether it was. One whose home is another
-        gateway stays, and is led there, if it was not led here. An oldstyle client asks for an export by its name alone. Raises
-        `Refusal`.
+        gateway stays, and is led there, if it was not led here. An oldstyle client asks for an export by its
+        name alone. Raises `Refusal`.
         """
         from gateway.clients.homing import find_home, gone_home
 

@@ -58,7 +58,7 @@ LAST_SECONDS = 1.0
 
 ONE_ANSWER = 0.5
 """What part of a search one gateway may take to answer. It may have to wait for as long as the search does, and
-then it is asked once more; but if it is stopped, it is known to be no home by then, and another one has time."""
+then it is asked once more; if it is stopped, it is known to be no home by then, and another one has time."""
 
 
 class HomePeer:

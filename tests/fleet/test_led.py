@@ -162,7 +162,7 @@ async def test_a_home_that_is_drained_costs_no_error_at_all(tmp_path: Path, name
 async def test_a_client_that_has_begun_to_negotiate_is_not_led_on_when_its_disk_has_moved(
     tmp_path: Path,
 ) -> None:
-    """A home that is drained would stay on its way to the next one, and whoever ends it would break that way."""
+    """A home that is drained would stay on its way to the next one, and whoever ends it would break that."""
     async with (
         server_at(tmp_path / "u.sock", blank()),
         fleet(tmp_path, late=86400, lease=LIVES_SECONDS) as all_,

@@ -144,8 +144,8 @@ async def test_a_home_that_has_gone_is_asked_once_what_it_has_kept(
     autojump_clock: trio.testing.MockClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is asked of the connection that has ended: it may have sessions of earlier ones, and not know that these
-    are over.
+    """It is asked of the connection that has ended: it may have sessions of earlier ones, and not know that
+    these are over.
     """
     asked: list[tuple[str, str]] = []
 
@@ -227,7 +227,10 @@ class Session:
 
 @pytest.mark.parametrize("meanwhile", ["nothing", "answered", "gone over", "ended"])
 async def test_a_home_is_left_that_says_nothing(
-    meanwhile: str, leads: dict[str, bool], autojump_clock: trio.testing.MockClock
+    meanwhile: str,
+    leads: dict[str, bool],
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Unless it has answered while etcd was asked, or the way leads to the new one already."""
     member, left, log = Asked(), [], structlog.wrap_logger(None)
@@ -237,7 +240,7 @@ async def test_a_home_is_left_that_says_nothing(
     assert home is not None
     way = ways._ways[home]
     await way.connect()
-    way.leave = lambda holder, _server: left.append(holder)  # type: ignore[method-assign]
+    monkeypatch.setattr(way, "leave", lambda holder, _server: left.append(holder))
     session = running("abc-1", home)
     service = SimpleNamespace(running={session})
 
