@@ -7,8 +7,9 @@ processes may have different configurations, and whoever is denied by either get
 
 Who was led here is not led on. Its disk may have got another home since it was taken, and then the gateway
 where it came in is told so, and asks anew where the home is (`gateway.clients.inquiry`,
-`gateway.links.making`). Else this one would stay between the two for as long as the client does, though it is no home of the disk: a
-drain would not see it, and whether all was kept would be asked of the one that knows nothing of it.
+`gateway.links.making`). Else this one would stay between the two for as long as the client does, though it is
+no home of the disk: a drain would not see it, and whether all was kept would be asked of the one that knows
+nothing of it.
 """
 
 from __future__ import annotations
