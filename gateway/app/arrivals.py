@@ -44,7 +44,7 @@ class Arrivals:
         self._present = present
         self._member = member
         self.clients: dict[str, tuple[Listener, Identity]] = {}
-        """Who is connected, by their ids."""
+        """Who is connected, by their ids; of two connections of one client the newer one."""
         self.counts: Counter[Listener] = Counter()
         self.had_one = False
         """One that has asked for something: who only looks whether the port is open is none."""
@@ -76,8 +76,8 @@ class Arrivals:
         self, listener: Listener, stream: trio.SocketStream, given: Given, tasks: trio.Nursery
     ) -> None:
         """Serve a client that another process has handed over."""
-        self.clients[given.session_id] = listener, given.identity
-        tasks.start_soon(self._client, listener, stream, given)
+        entry = self.clients[given.session_id] = listener, given.identity
+        tasks.start_soon(self._client, listener, stream, given, entry)
 
     def short(self, number: int) -> None:
         """Nobody could be accepted: an error number says what there is too little of."""
@@ -87,15 +87,21 @@ class Arrivals:
         self._service.log.error("could not accept a client", why=why, attempts=count)
 
     async def _client(
-        self, listener: Listener, stream: trio.SocketStream, given: Given | None = None
+        self,
+        listener: Listener,
+        stream: trio.SocketStream,
+        given: Given | None = None,
+        entry: tuple[Listener, Identity] | None = None,
     ) -> None:
+        """Serve a client. One that was handed over has its `entry` among `clients`."""
         log = self._service.log
         session_id = new_id() if given is None else given.session_id
         counts = given is None or not given.via_tls  # else it has a place where its TLS is
         self._count(listener, 1, counts=counts)
         try:
-            who = peer_of(stream.socket) if given is None else given.identity
-            self.clients[session_id] = listener, who
+            if entry is None:
+                entry = self.clients[session_id] = listener, peer_of(stream.socket)
+            _listener, who = entry
             log = naming(who, log, session_id)
             with self._present.one():
                 async with stream:
@@ -104,7 +110,9 @@ class Arrivals:
             # A bug, ours or a policy's; it must not take the other clients with it.
             log.exception("client lost to an internal error")
         finally:
-            self.clients.pop(session_id, None)
+            # One that another gateway has led here again may have come before its broken connection ends.
+            if self.clients.get(session_id) is entry:
+                self.clients.pop(session_id, None)
             self._count(listener, -1, counts=counts)
             self.left()
 

@@ -38,7 +38,8 @@ HANDSHAKE_SECONDS = 10.0
 """How long another gateway may take from connecting to the end of its header."""
 
 MOST_LED = 10_000
-"""Clients that other gateways have led here, at a time; each costs two descriptors beside its own."""
+"""Connections by which other gateways lead clients here, at a time; each costs two descriptors beside its
+client's own."""
 
 REFUSED = {
     "reload": "a gateway of a fleet does not reload yet: end it, and start it with the other configuration",
@@ -125,9 +126,10 @@ class FleetPart:
             table = table_of(config, counted=counted_by(config, kept=False))
         except PolicyError as error:
             raise StartError(f"policies: {error}") from None
-        self._led: set[str] = set()
-        """Clients that other gateways have led here, by their ids."""
-        self._disks = DisksHere(self._is_led)
+        self._led = 0
+        """Connections that other gateways have here. Two may be of one client: the older one has ended, and
+        that has not been noticed here."""
+        self._disks = DisksHere()
         self.member: FleetMember = FleetMember(config, table, etcd, self._disks, self._log)
         self._server = server
         self._ways = Ways(self.member, client, self._taken, self._disks.has_kept, self._log)
@@ -225,10 +227,9 @@ class FleetPart:
 
         seconds = self.settings.lease_seconds
         async with plain:
-            if len(self._led) >= MOST_LED:
+            if self._led >= MOST_LED:
                 return
-            client = f"nobody yet, {id(plain)}"
-            self._led.add(client)
+            self._led += 1
             try:
                 tune(plain.socket, keepalive_seconds=seconds, user_timeout_seconds=seconds)  # type: ignore[arg-type] # as a plain one
                 with trio.fail_after(HANDSHAKE_SECONDS):
@@ -237,9 +238,6 @@ class FleetPart:
                     kept = self._disks.has_kept(given)
                     await answer(stream, "kept" if kept else "not known")
                     return
-                self._led.discard(client)
-                client = given.session_id
-                self._led.add(client)
                 said, why = await self._home_here(given.site)
                 await answer(stream, said, why)
                 if said != "taken":
@@ -256,13 +254,12 @@ class FleetPart:
             except (trio.BrokenResourceError, trio.TooSlowError) as error:
                 self._log.warning("nobody of the fleet", why=str(error) or "it says nothing")
             finally:
-                self._led.discard(client)
+                self._led -= 1
 
     def _taken(self, given: Given) -> trio.SocketStream:
         """Take a client, and give what leads to it. Raises `OSError`."""
         from gateway.handover.relay import stream_pair
 
-        self._disks.comes(given.session_id)
         ours, inside = (
             trio.SocketStream(trio.socket.from_stdlib_socket(each)) for each in stream_pair()
         )
@@ -282,10 +279,6 @@ class FleetPart:
         except Refusal as refusal:
             return "refused", str(refusal)
         return ("taken", "") if home is None else ("elsewhere", f"its home is {home.gateway}")
-
-    def _is_led(self, client: str) -> bool:
-        """Say whether a client that is served here was led here, by its id."""
-        return client in self._led or self._ways.lead_here(client)
 
     def _listener_for(self, given: Given) -> Listener:
         """Give the listener whose settings a client has: the same as where it came in, or else the first."""

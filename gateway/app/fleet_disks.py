@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     from gateway.upstream.server import Server
 
 MOST_KEPT = 10_000
-"""Clients that are remembered because nothing of theirs is lost: as many as may be led here at a time. Of more,
-the first are forgotten, who are then told of a loss that is none."""
+"""Connections that are remembered because nothing of their clients is lost: as many as may be led here at a
+time. Of more, the first are forgotten, whose clients are then told of a loss that is none."""
 
 
 class DisksHere:
-    """A `FleetOffice`. `is_led` says whether a client was led here, by its id."""
+    """A `FleetOffice`."""
 
-    def __init__(self, is_led: Callable[[str], bool]) -> None:
-        self._is_led = is_led
+    def __init__(self) -> None:
         self._kept: dict[str, None] = {}
+        """Connections whose client lost nothing, by what they are called; the newest are the last."""
         self._service: Service
         self._disk_of: Callable[[Upstream, str], str | None]
 
@@ -71,7 +71,7 @@ class DisksHere:
     def why_stays(self, disk: str) -> str:
         """See `FleetOffice`."""
         running = self._running_on(disk)
-        here = sum(not self._is_led(_client(each)) for each in running)
+        here = sum(not each.way for each in running)
         if here:
             clients = plural(here, "session whose client", "sessions whose clients")
             return f"{clients} came in here"
@@ -107,21 +107,15 @@ class DisksHere:
 
     def vouch(self, disk: str) -> None:
         """See `FleetOffice`."""
-        for running in self._running_on(disk):
-            self.comes(_client(running))  # the newest are the last
-            self._kept[_client(running)] = None
+        self._kept |= {each.way: None for each in self._running_on(disk) if each.way}
         for each in [*self._kept][:-MOST_KEPT]:
             del self._kept[each]
 
-    def has_kept(self, client: str) -> bool:
-        """Say whether all is durable that a client was answered here, and nothing of it is under way: its disk
-        was given away.
+    def has_kept(self, way: str) -> bool:
+        """Say whether all is durable that was answered here on a connection of this name (`Given.way`), and
+        nothing that came by it is under way: its disk was given away.
         """
-        return client in self._kept
-
-    def comes(self, client: str) -> None:
-        """A client is led here: from now on something may be lost that it is answered."""
-        self._kept.pop(client, None)
+        return way in self._kept
 
     def lost(self, home: DiskHome) -> Collection[LostOf]:
         """See `FleetOffice`."""
@@ -166,7 +160,3 @@ class DisksHere:
             if self._disk_of(each.settings, home.name or "") == home.disk
         }
         return [*found.values()]
-
-
-def _client(running: Relayed) -> str:
-    return running.membership.session.client.id

@@ -4,6 +4,12 @@ one that asks for a disk of which another gateway is the home is led there (`gat
 It happens before any upstream is asked, at the first option that names an export: the client's option is read,
 and not answered. That the rules let it have the export is asked here first, and at home again: the two
 processes may have different configurations, and whoever is denied by either gets nothing.
+
+Who was led here is not led on. Its disk may have got another home since it was taken, and then the gateway
+where it came in is told so, and asks anew where the home is (`gateway.clients.inquiry`,
+`gateway.links.making`). Else this one would stay between the two for as long as the client does, though it is
+no home of the disk: a drain would not see it, and whether all was kept would be asked of the one that knows
+nothing of it.
 """
 
 from __future__ import annotations
@@ -100,9 +106,11 @@ async def find_home(
     session_id: str,
     listen: Listen,
     identity: Identity,
+    led: bool,
 ) -> None:
     """Have the home of the disk that a client asks for be its upstream, if that is another gateway of the
-    fleet, and find it if it is not known yet. Raises `Refusal`, as `gone_home`.
+    fleet, and find it if it is not known yet. `led`: another gateway has led it here. Raises `Refusal`, as
+    `gone_home`.
     """
     grant = _asked_for(asked, inquiry)
     if grant is None:  # a list is asked of the servers
@@ -115,6 +123,8 @@ async def find_home(
     given = Given(0, session_id, door_of(listen.uri), identity, site, 0.0, None)
     home = await gateways.leads(given, location.server)
     if home is not None:
+        if led:
+            raise Refusal(Rep.ERR_SHUTDOWN, "the home of the disk is another gateway by now")
         inquiry.led = {grant.name: home}
 
 

@@ -56,6 +56,7 @@ from gateway.sessions.promise import (
 from gateway.sessions.reading import chain_over
 from gateway.sessions.service import Service
 from gateway.upstream import link as upstream_side
+from gateway.upstream.errors import Rejected
 from gateway.upstream.listing import listed_exports
 from gateway.upstream.server import Server
 from gateway.wire.constants import Rep
@@ -387,14 +388,19 @@ class Inquiry:
         question: Callable[[OwnNegotiation | SharedNegotiation], Awaitable[_Result]],
     ) -> _Result:
         """Ask the upstream of an export, for which the client has `asked` by that name. A negotiation with
-        another upstream ends.
+        another upstream ends. A home that serves the disk no more is asked for once more, anew.
         """
+        may_have_moved = grant.name in self.led
         while True:
             negotiation = await self._negotiation(self.location(grant))
             try:
                 return await self._patiently(partial(question, negotiation))
             except Refusal as refused:
-                raise refusal_there(asked, refused) from None
+                said_by_home = isinstance(refused, Rejected) and refused.reply == Rep.ERR_SHUTDOWN
+                if not (may_have_moved and said_by_home):
+                    raise refusal_there(asked, refused) from None
+                may_have_moved = False
+                await self.aclose()  # whoever connects asks where the home is
             except AskedOtherwise:
                 continue
 

@@ -112,6 +112,7 @@ class NegotiatingClient:
         self._core = _core_of(listen, given)
         self._led = given is not None and given.negotiation is None and not self._oldstyle
         """Another gateway has led it here, and ends it in time."""
+        self._way = "" if given is None else given.way
         self._core.shutting_down = service.draining
         self._talk: Conversation[Event] = Conversation(stream, self._core)
         self._told: ExportAsked | None = None  # the INFO that was answered just before
@@ -222,8 +223,8 @@ class NegotiatingClient:
 
     async def _goes_home(self, asked: Event | str) -> bool:
         """Hand the client over if its home is another process; say whether it was. One whose home is another
-        gateway stays, and is led there. An oldstyle client asks for an export by its name alone. Raises
-        `Refusal`.
+        gateway stays, and is led there, if it was not led here. An oldstyle client asks for an export by its
+        name alone. Raises `Refusal`.
         """
         from gateway.clients.homing import find_home, gone_home
 
@@ -239,6 +240,7 @@ class NegotiatingClient:
             self.home = await gone_home(*asks, seconds=seconds, **who)
         else:
             assert service.gateways is not None
+            who["led"] = self._led
             found = partial(find_home, service.gateways, asked, self._inquiry, **who)
             await self._presence.patiently(found)
         return self.home is not None
@@ -338,6 +340,7 @@ class NegotiatingClient:
         asked = await transmit(
             *(self._service, opened, self.stream, received, log, self.identity),
             lifetime_seconds=0 if self._led else self.listen.lifetime_seconds,
+            way=self._way,
         )
         self.asked = self.asked or asked
 

@@ -10,7 +10,7 @@ greets, as any NBD server does, and the gateway that has led the client there is
 (`gateway.sessions.led`).
 
 Who has led a client to a home that has ended the session asks there, in place of leading it (`ask_if_kept`),
-whether all was kept that the client was answered: "kept", or else.
+whether all was kept that the client was answered on that connection: "kept", or else.
 
 Who comes to an `address` has a certificate of the fleet's own CA, and is believed about who its clients are.
 """
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from gateway.identity import Identity
 
 DIAL_SECONDS = 5.0
-"""How long it may take to reach another gateway, TLS included."""
+"""How long it may take to reach another gateway; as long again may TLS take, and an answer that is known there.
+One that is stopped has its connections accepted by the kernel, and one that is stopped later has had TLS."""
 
 MOST_LINE_BYTES = 4 * KIB
 """Of an answer: a sentence, and an address."""
@@ -55,17 +56,22 @@ class NotTaken(Exception):
 
 
 async def lead(
-    address: NbdUri, credentials: ClientCredentials, given: Given, quiet_seconds: float
+    address: NbdUri,
+    credentials: ClientCredentials,
+    given: Given,
+    quiet_seconds: float,
+    answer_seconds: float,
 ) -> TlsStream:
     """Lead a client to the gateway at an address; give the stream on which that speaks NBD from now on.
-    `quiet_seconds`: after so long without a sign the other side is given up. Raises `NotTaken`.
+    `quiet_seconds`: after so long without a sign the other side is given up; `answer_seconds`: so long it may
+    take to have the disk, and to answer. Raises `NotTaken`.
     """
     said = encode(ChannelMessage("client", {"client": given.as_said()}))
     try:
         header = encode_header(_source_of(given.identity), said)
     except ValueError as error:
         raise NotTaken(f"what is known of the client is too long: {error}", again=False) from None
-    stream, answer = await _answered(address, credentials, header, quiet_seconds)
+    stream, answer = await _answered(address, credentials, header, quiet_seconds, answer_seconds)
     if answer.get("said") == "taken":
         return stream
     await stream.aclose()
@@ -73,15 +79,14 @@ async def lead(
 
 
 async def ask_if_kept(
-    address: NbdUri, credentials: ClientCredentials, client: str, quiet_seconds: float
+    address: NbdUri, credentials: ClientCredentials, way: str, quiet_seconds: float
 ) -> bool:
-    """Ask the gateway at an address whether all is durable that it has answered a client, and nothing of the
-    client's is under way there. `client` is the id by which it was led there. Whoever cannot be asked has not
-    said so.
+    """Ask the gateway at an address whether all is durable that it has answered on a connection of this name
+    (`Given.way`), and nothing that came by it is under way there. Whoever cannot be asked has not said so.
     """
-    header = encode_header(None, encode(ChannelMessage("kept", {"client": client})))
+    header = encode_header(None, encode(ChannelMessage("kept", {"way": way})))
     try:
-        stream, answer = await _answered(address, credentials, header, quiet_seconds)
+        stream, answer = await _answered(address, credentials, header, quiet_seconds, DIAL_SECONDS)
     except NotTaken:
         return False
     await stream.aclose()
@@ -89,7 +94,11 @@ async def ask_if_kept(
 
 
 async def _answered(
-    address: NbdUri, credentials: ClientCredentials, header: bytes, quiet_seconds: float
+    address: NbdUri,
+    credentials: ClientCredentials,
+    header: bytes,
+    quiet_seconds: float,
+    answer_seconds: float,
 ) -> tuple[TlsStream, dict[str, Any]]:
     """Say a header to the gateway at an address, and give its answer. Raises `NotTaken`."""
     try:
@@ -109,11 +118,12 @@ async def _answered(
         with trio.fail_after(DIAL_SECONDS):
             stream, _admitted = await TlsStream.connect(plain, credentials.session())
             await stream.send_all(header)
-        answer = await _line(stream)
+        with trio.fail_after(answer_seconds):
+            answer = await _line(stream)
         answered = True
         return stream, answer
     except (TlsError, trio.BrokenResourceError, trio.TooSlowError, WireError, OSError) as error:
-        why = f"{address}: {error.__cause__ or error or 'it does not answer'}"
+        why = f"{address}: {error.__cause__ or str(error) or 'it does not answer'}"
         raise NotTaken(why, again=True) from None
     finally:
         if not answered:
@@ -123,9 +133,8 @@ async def _answered(
 async def received(
     plain: trio.SocketStream, credentials: ServerCredentials
 ) -> tuple[TlsStream, Given | str]:
-    """Receive who comes, from another gateway; or of which client it is asked whether all was kept, by its id.
-    Raises `TlsError`, `WireError`, `NotUnderstood`,
-    `trio.BrokenResourceError`.
+    """Receive who comes, from another gateway; or of which connection it is asked whether all was kept. Raises
+    `TlsError`, `WireError`, `NotUnderstood`, `trio.BrokenResourceError`.
     """
     stream, _admitted = await TlsStream.accept(plain, credentials.session)
     data = b""
@@ -136,7 +145,7 @@ async def received(
         data += more
     message = decode(ours_in(header))
     if message.kind == "kept":
-        return stream, str(message["client"])
+        return stream, str(message["way"])
     if message.kind != "client":
         raise NotUnderstood(f"expected a client, got a message {message.kind!r}")
     return stream, Given.of(message["client"], b"")

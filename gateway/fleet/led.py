@@ -7,10 +7,14 @@ sockets.
 
 A home that has ended a session is asked first whether it has kept all (`HomePeer`). If it has given the disk
 away in good order it has: then nothing is lost, and nothing comes late. One that was killed says nothing, so
-that there is a loss, as there is with any server.
+that there is a loss, as there is with any server. It is asked of one connection, by a name that no other has
+(`Given.way`): the home may still have the session of an earlier connection, whose loss it has not noticed, and
+what it has kept of that says nothing of this one.
 
 A home that is stopped says nothing either, and its connections stay open. So whoever has waited for an answer
-for longer than half of a lease has etcd asked whether that is the home still (`Ways.leave_silent`).
+for longer than half of a lease has etcd asked whether that is the home still (`Ways.leave_silent`). Then the
+connection is cut. The home may only have been about to say that it has given the disk away, so it is asked what
+it has kept, as ever; one that is stopped costs the seconds that `gateway.fleet.door` gives it.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from contextlib import suppress
 from dataclasses import replace
 from socket import SHUT_RDWR
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -52,14 +56,21 @@ NO_HOME = "the disk has no home in the fleet now"
 LAST_SECONDS = 1.0
 """How much sooner a search ends by itself than whoever waits for it gives it up: so it can say why."""
 
+ONE_ANSWER = 0.5
+"""What part of a search one gateway may take to answer. It may have to wait for as long as the search does, and
+then it is asked once more; if it is stopped, it is known to be no home by then, and another one has time."""
+
 
 class HomePeer:
-    """A home at the other end of a connection (a `gateway.peer.Peer`); None: it was this gateway."""
+    """A home at the other end of a connection (a `gateway.peer.Peer`); None: it was this gateway. `way`: what
+    the connection is called.
+    """
 
     provable = True
 
-    def __init__(self, home: HomeRun | None) -> None:
+    def __init__(self, home: HomeRun | None, way: str) -> None:
         self.home = home
+        self.way = way
         self.has_kept = False
         """It has said that all is durable that it has acknowledged, and that it has begun nothing else."""
 
@@ -78,7 +89,7 @@ class HomePeer:
 class WayHome:
     """The way of a client to the home of the disk at a `site`. `here` takes the client where the home is this
     gateway, and gives what leads there; `kept_here` says whether this one, when it was the home, has kept all
-    that a client was answered.
+    that was answered on the connection of this name.
     """
 
     def __init__(
@@ -96,6 +107,8 @@ class WayHome:
         """Where it has led last; None: here, or nowhere yet."""
         self.id_here = new_id()
         """What the client is called where it is led here: it is here twice then."""
+        self._way = ""
+        """What the newest connection is called."""
         self._is_found = False
         self._left: HomePeer | None = None
         """Where the last connection led, as long as that was not asked what it has kept."""
@@ -103,6 +116,7 @@ class WayHome:
         self._given = given
         self._credentials = credentials
         self._here, self._kept_here = here, kept_here
+        self._quiet = member.settings.lease_seconds
         self._log = log.bind(session=given.session_id)
 
     def server(self, server: Server) -> Server:
@@ -135,6 +149,7 @@ class WayHome:
                     if not self._is_found:
                         await self.find()
                     self._is_found = False
+                    self._way = new_id()
                     return self._led_here() if self.home is None else await self._led_there()
                 except Refusal as refusal:
                     why = str(refusal)
@@ -154,45 +169,47 @@ class WayHome:
         if left is None:
             return
         if left.home is None:
-            left.has_kept = self._kept_here(self.id_here)
+            left.has_kept = self._kept_here(left.way)
         else:
             with suppress(UriError):
-                left.has_kept = await ask_if_kept(*self._at(left.home))
+                address, credentials = self._at(left.home)
+                left.has_kept = await ask_if_kept(address, credentials, left.way, self._quiet)
 
     def _peer_of(self, _stream: Stream) -> HomePeer:
         """Give who is at the other end of the connection that was just made."""
-        self._left = HomePeer(self.home)
+        self._left = HomePeer(self.home, self._way)
         return self._left
 
-    def _at(self, home: HomeRun) -> tuple[NbdUri, ClientCredentials, str, float]:
-        """Give what it takes to ask a home. Raises `UriError`."""
+    def _at(self, home: HomeRun) -> tuple[NbdUri, ClientCredentials]:
+        """Give what it takes to connect to a home. Raises `UriError`."""
         address = parse_nbd_uri(home.address)
-        quiet = self._member.settings.lease_seconds
-        return address, self._credentials(address), self._given.session_id, quiet
+        return address, self._credentials(address)
 
     def _led_here(self) -> Stream:
         self._log.info("client led to its home", gateway=self._member.settings.name)
-        return self._here(replace(self._given, session_id=self.id_here))
+        return self._here(replace(self._given, session_id=self.id_here, way=self._way))
 
     async def _led_there(self) -> Stream:
         home = self.home
         assert home is not None
         try:
-            address, credentials, _id, quiet = self._at(home)
+            address, credentials = self._at(home)
         except UriError as error:
             raise NotTaken(f"it says that it is at {error}", again=True) from None
-        stream = await lead(address, credentials, self._given, quiet)
+        given = replace(self._given, way=self._way)
+        most = ONE_ANSWER * self._member.most_seconds(self.site)
+        stream = await lead(address, credentials, given, self._quiet, most)
         self._log.info("client led to its home", gateway=home.gateway)
         return stream
 
     def leave(self, holder: HomeRun | None, server: Server) -> None:
         """Cut what leads to a gateway that is not the home any more, for `holder` is, or (None) nobody: it need
-        not know that, for it may be stopped, or cut off. Its sockets are those of `server`.
+        not know that, for it may be stopped, or cut off. Or it gives the disk away at this moment, and holds
+        what waits: so it is asked all the same what it has kept. Its sockets are those of `server`.
         """
         if self.home in (None, holder):
             return
         self._log.warning("home that says nothing is left", gateway=self.home.gateway)
-        self._left = None  # it would not answer
         for sock in list(server.links):
             with suppress(OSError):
                 sock.shutdown(SHUT_RDWR)
@@ -216,8 +233,6 @@ class Ways:
         self._here, self._kept_here = here, kept_here
         self._log = log
         self._ways: WeakKeyDictionary[Server, WayHome] = WeakKeyDictionary()
-        self._by_id: WeakValueDictionary[str, WayHome] = WeakValueDictionary()
-        """By what a client is called where it is led here."""
 
     async def leads(self, client: Given, server: Server) -> Server | None:
         """See `Gateways`."""
@@ -229,27 +244,41 @@ class Ways:
         if not await way.find():
             return None
         home = way.server(server)
-        self._ways[home] = self._by_id[way.id_here] = way
+        self._ways[home] = way
         return home
-
-    def lead_here(self, client: str) -> bool:
-        """Say whether a client that is served here was led here from here, by its id."""
-        return client in self._by_id
 
     async def leave_silent(self, service: Service) -> None:
         """Leave homes that say nothing and are none any more, until cancelled."""
-        waited: dict[Relayed, frozenset[int]] = {}
+        waited: dict[str, frozenset[int]] = {}
         while True:
             await trio.sleep(self._member.settings.lease_seconds / 2)
-            led = [each for each in service.running if each.opened.location.server in self._ways]
-            waits = {each: frozenset(each.traffic.in_flight) for each in led}
-            silent = [each for each in led if waits[each] & waited.get(each, frozenset())]
-            waited = waits
-            holders: dict[DiskSite, HomeRun | None] = {}
-            for running in silent:
-                server = running.opened.location.server
-                way = self._ways[server]
-                with suppress(*NOT_ANSWERED):
-                    if way.site not in holders:
-                        holders[way.site] = await self._member.holder_of(way.site)
-                    way.leave(holders[way.site], server)
+            # Nothing here holds on to a session while it sleeps: it may end.
+            waited = await self._leave_silent(service, waited)
+
+    async def _leave_silent(
+        self, service: Service, waited: dict[str, frozenset[int]]
+    ) -> dict[str, frozenset[int]]:
+        """Leave those by which something has waited since it was looked last, and give what waits now, by the
+        ids of sessions.
+        """
+        led = [each for each in service.running if each.opened.location.server in self._ways]
+        waits = {_id(each): frozenset(each.traffic.in_flight) for each in led}
+        silent = [each for each in led if waits[_id(each)] & waited.get(_id(each), frozenset())]
+        ways = [self._ways[each.opened.location.server] for each in silent]
+        homes = [way.home for way in ways]
+        holders: dict[DiskSite, HomeRun | None] = {}
+        for running, way, home in zip(silent, ways, homes, strict=True):
+            with suppress(*NOT_ANSWERED):
+                if way.site not in holders:
+                    holders[way.site] = await self._member.holder_of(way.site)
+                # While etcd was asked, it may have been answered, or have gone over to another home.
+                waits_still = (
+                    waits[_id(running)] & waited[_id(running)] & {*running.traffic.in_flight}
+                )
+                if waits_still and way.home is home:
+                    way.leave(holders[way.site], running.opened.location.server)
+        return waits
+
+
+def _id(running: Relayed) -> str:
+    return running.membership.session.client.id

@@ -79,6 +79,9 @@ class Given:
     that gateway negotiates, from the beginning."""
     via_tls: bool = False
     """Its socket leads to where its TLS is."""
+    way: str = ""
+    """What the connection is called over which another gateway leads it to the home of its disk, and no other
+    connection is; empty: it is not led, or by a version that does not say it."""
 
     def as_said(self) -> dict[str, Any]:
         """Give it for a message; the bytes that it has sent (`unread`) go behind it."""
@@ -91,6 +94,7 @@ class Given:
             "site": None if self.site is None else self.site.as_said(),
             "seconds": self.seconds,
             "tls": self.via_tls,
+            "way": self.way,
             "talk": None
             if talk is None
             else {
@@ -128,6 +132,7 @@ class Given:
                 float(said["seconds"]),
                 negotiation,
                 _of(said["tls"], bool),
+                _text(said.get("way", "")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise NotUnderstood(f"expected a client, got {said!r:.80} ({error})") from None

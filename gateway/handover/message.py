@@ -88,7 +88,7 @@ KINDS: Mapping[str, Mapping[str, type]] = {
     "tokens": {"key": TEXT, "tokens": LIST},
     "gives tokens back": {"key": TEXT, "tokens": LIST},
     # From one gateway of a fleet to another (`gateway.fleet.door`), where "client" is said, too
-    "kept": {"client": TEXT},
+    "kept": {"way": TEXT},
     # The end
     "stop": {},
     "bye": {},

@@ -106,6 +106,8 @@ class Relayed:
     """Ends with the session."""
     began: float
     """When, in seconds of `time.monotonic`."""
+    way: str = ""
+    """See `gateway.handover.given.Given`."""
 
 
 def _always(_server: Server) -> bool:

@@ -44,10 +44,12 @@ async def transmit(
     who: Identity,
     *,
     lifetime_seconds: float = 0,
+    way: str = "",
 ) -> bool:
     """Relay until the session has ended. Then close the uplink, and see the client off. Say whether the client
     has asked for anything, or has at least said that it goes. `received` came after the client's last option.
-    After `lifetime_seconds`, if that is not 0, the session is ended. The stream is of no use afterwards.
+    After `lifetime_seconds`, if that is not 0, the session is ended. `way`: as `Relayed` has it. The stream is
+    of no use afterwards.
     """
     membership = opened.membership
     client, early = take_socket(stream, one_slice_a_record=opened.offer.one_reply_a_record)
@@ -70,7 +72,7 @@ async def transmit(
                 name = opened.grant.name
                 now = time.monotonic()
                 running = Relayed(
-                    name, membership, opened, disk, traffic, log, session, nursery, now
+                    name, membership, opened, disk, traffic, log, session, nursery, now, way
                 )
                 begun.append(running)
                 left[:] = _left(running)

@@ -19,10 +19,10 @@ OTHER = SimpleNamespace(disks="other", settings=SimpleNamespace(canonical_names=
 LOST = LostOf("d", "the server has gone", ((0, 512), (1024, 2048)))
 
 
-def gateway(came_in: str = "") -> tuple[DisksHere, Disks, Any]:
+def gateway() -> tuple[DisksHere, Disks, Any]:
     disks = Disks()
     server = SimpleNamespace(disks="ours", settings=SimpleNamespace(canonical_names=True))
-    here = DisksHere(lambda client: client != came_in)
+    here = DisksHere()
     service = SimpleNamespace(disks=disks, led_to=[server, server, OTHER], running=(), opening=())
 
     def disk_of(settings: object, name: str) -> str | None:
@@ -33,34 +33,33 @@ def gateway(came_in: str = "") -> tuple[DisksHere, Disks, Any]:
     return here, disks, server
 
 
-def session(client: str, name: str, *, at_home: bool = False) -> Any:
+def session(way: str, name: str, *, at_home: bool = False) -> Any:
     settings = SimpleNamespace(canonical_names=True)
     recipe = SimpleNamespace(at_home=at_home)
     server = cast("Any", SimpleNamespace(disks="ours", settings=settings, recipe=recipe))
-    said = SimpleNamespace(client=SimpleNamespace(id=client))
     return SimpleNamespace(
         opened=SimpleNamespace(location=SimpleNamespace(server=server, name=name)),
-        membership=SimpleNamespace(session=said),
+        way=way,
         disk=Disks().at(server, name),
     )
 
 
 def test_who_is_led_to_the_home_keeps_no_disk_here() -> None:
-    here, _disks, _server = gateway("came in")
+    here, _disks, _server = gateway()
     service = cast("Any", here._service)
-    service.running = (session("came in", "d", at_home=True),)
+    service.running = (session("", "d", at_home=True),)
     assert not here.is_used("disk")
     assert here.why_stays("disk") == ""
-    here.vouch("disk")
-    assert not here.has_kept("came in")
     service.running += (session("led", "d"),)
     assert here.is_used("disk")
     assert here.why_stays("disk") == ""
-    service.running += (session("came in", "d"),)
+    service.running += (session("", "d"),)
     assert here.why_stays("disk") == "1 session whose client came in here"
+    here.vouch("disk")
+    assert [here.has_kept(each) for each in ("led", "")] == [True, False]
 
 
-def test_the_gateway_vouches_for_who_is_there_until_he_comes_again(
+def test_the_gateway_vouches_for_the_connections_that_are_there_and_for_no_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     here, _disks, _server = gateway()
@@ -68,13 +67,11 @@ def test_the_gateway_vouches_for_who_is_there_until_he_comes_again(
     service.running = (session("one", "d"), session("other", "e"))
     here.vouch("disk")
     assert [here.has_kept(each) for each in ("one", "other")] == [True, False]
-    here.comes("one")
-    assert not here.has_kept("one")
     monkeypatch.setattr(fleet_disks, "MOST_KEPT", 2)
-    for each in ("one", "two", "one", "three"):
+    for each in ("two", "three"):
         service.running = (session(each, "d"),)
         here.vouch("disk")
-    assert [here.has_kept(each) for each in ("one", "two", "three")] == [True, False, True]
+    assert [here.has_kept(each) for each in ("one", "two", "three")] == [False, True, True]
 
 
 def test_where_nothing_was_lost_nothing_is_said() -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
-from gateway.fleet.door import NotTaken, answer, ask_if_kept, lead, received
+from gateway.fleet.door import DIAL_SECONDS, NotTaken, answer, ask_if_kept, lead, received
 from gateway.handover.given import DiskSite, Given
 from gateway.handover.message import NotUnderstood
 from gateway.identity import Identity
@@ -19,9 +20,10 @@ from gateway.uri import NbdUri, parse_nbd_uri
 from gateway.wire.errors import WireError
 from gateway.wire.proxy import ProxySource, decode_header, encode_header
 from tests.fleet.running import write_pki
+from tests.tools.patience import HANG_SECONDS
 
 SITE = DiskSite(frozenset({("tcp", "10.0.0.5", "10809")}), "d")
-GIVEN = Given(0, "abc-1", ("TCP", "h", 1), Identity.at("192.0.2.1", 7), SITE, 0.0, None)
+GIVEN = Given(0, "abc-1", ("TCP", "h", 1), Identity.at("192.0.2.1", 7), SITE, 0.0, None, way="w-1")
 
 Serve = Callable[[TlsStream, Given | str], Awaitable[None]]
 
@@ -56,7 +58,9 @@ async def led(pki: Path, serve: Serve, given: Given = GIVEN) -> tuple[bytes, lis
     """Lead a client; give what was said after the answer."""
     failed: list[Exception] = []
     async with door(pki, serve, failed) as uri:
-        stream = await lead(uri, client_credentials(pki, hostname="127.0.0.1"), given, 10)
+        stream = await lead(
+            uri, client_credentials(pki, hostname="127.0.0.1"), given, 10, HANG_SECONDS
+        )
         said = b""
         while more := await stream.receive_some():
             said += more
@@ -76,6 +80,7 @@ async def test_what_is_known_of_a_client_comes_with_it(pki: Path) -> None:
     [given] = came
     assert isinstance(given, Given)
     assert (given.identity, given.site, given.session_id) == (GIVEN.identity, SITE, "abc-1")
+    assert given.way == "w-1"
 
 
 async def test_what_the_home_says_with_its_answer_is_its_greeting(pki: Path) -> None:
@@ -107,7 +112,7 @@ async def test_a_client_that_is_not_taken(
     raised: list[NotTaken] = []
     async with door(pki, serve, []) as uri:
         try:
-            await lead(uri, client_credentials(pki, hostname="127.0.0.1"), GIVEN, 10)
+            await lead(uri, client_credentials(pki, hostname="127.0.0.1"), GIVEN, 10, HANG_SECONDS)
         except NotTaken as error:
             raised.append(error)
     assert expected in str(raised[0])
@@ -126,15 +131,45 @@ async def test_a_home_is_asked_whether_it_has_kept_all(pki: Path, said: str, kep
 
     credentials = client_credentials(pki, hostname="127.0.0.1")
     async with door(pki, serve, []) as uri:
-        assert await ask_if_kept(uri, credentials, "abc-1", 10) is kept
-    assert asked == ["abc-1"]
-    assert not await ask_if_kept(parse_nbd_uri("nbds://127.0.0.1:1"), credentials, "abc-1", 10)
+        assert await ask_if_kept(uri, credentials, "w-1", 10) is kept
+    assert asked == ["w-1"]
+    assert not await ask_if_kept(parse_nbd_uri("nbds://127.0.0.1:1"), credentials, "w-1", 10)
+
+
+@pytest.mark.parametrize("leads", [True, False])
+async def test_a_home_that_is_stopped_after_tls_is_given_up(
+    pki: Path, leads: bool, mock_clock: trio.testing.MockClock
+) -> None:
+    came, taken = trio.Event(), list[str]()
+
+    async def serve(_stream: TlsStream, _given: Given | str) -> None:
+        came.set()
+        await trio.sleep_forever()
+
+    credentials = client_credentials(pki, hostname="127.0.0.1")
+
+    async def ask(uri: NbdUri) -> None:
+        if not leads:
+            taken.append(str(await ask_if_kept(uri, credentials, "w-1", 10)))
+            return
+        try:
+            await lead(uri, credentials, GIVEN, 10, DIAL_SECONDS)
+        except NotTaken as error:
+            taken.append(f"{error}, again {error.again}")
+
+    async with door(pki, serve, []) as uri, trio.open_nursery() as asking:
+        asking.start_soon(ask, uri)
+        await came.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(DIAL_SECONDS)
+        await trio.testing.wait_all_tasks_blocked()
+        assert taken == [f"{uri}: it does not answer, again True" if leads else "False"]
 
 
 async def test_nobody_there() -> None:
     uri, credentials = parse_nbd_uri("nbds://127.0.0.1:1"), client_credentials(hostname="127.0.0.1")
     with pytest.raises(NotTaken, match="cannot connect to") as caught:
-        await lead(uri, credentials, GIVEN, 10)
+        await lead(uri, credentials, GIVEN, 10, HANG_SECONDS)
     assert caught.value.again
 
 
@@ -151,7 +186,7 @@ async def test_a_stranger_is_not_believed(pki: Path, tmp_path: Path) -> None:
         for certificates in (tmp_path, None):
             who = client_credentials(certificates, hostname="127.0.0.1", verify_peer=False)
             with pytest.raises(NotTaken):
-                await lead(uri, who, GIVEN, 10)
+                await lead(uri, who, GIVEN, 10, HANG_SECONDS)
     assert [type(each) for each in failed] == [TlsError, TlsError]
 
 

@@ -6,13 +6,19 @@ import signal
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trio
 
+from gateway.config import parse
 from gateway.embedded import Server
 from gateway.embedded.disk import MemoryDisk
 from gateway.embedded.personality import PLAIN
+from gateway.fleet.door import ask_if_kept, lead
+from gateway.handover.given import DiskSite, Given
+from gateway.identity import Identity
+from gateway.tls.credentials import client_credentials
 from gateway.wire.constants import Cmd, CmdFlag, Errno, Info
 from gateway.wire.handshake import BlockSizes
 from tests.embedded.peers import Client
@@ -151,6 +157,68 @@ async def test_a_home_that_is_drained_costs_no_error_at_all(tmp_path: Path, name
         assert await quiet.read(BLOCKS * BLOCK, BLOCK) == B
         assert "not given away" not in home.said + entry.said
         assert "may be lost" not in home.said + entry.said
+
+
+async def test_a_client_that_has_begun_to_negotiate_is_not_led_on_when_its_disk_has_moved(
+    tmp_path: Path,
+) -> None:
+    """A home that is drained would stay on its way to the next one, and whoever ends it would break that."""
+    async with (
+        server_at(tmp_path / "u.sock", blank()),
+        fleet(tmp_path, late=86400, lease=LIVES_SECONDS) as all_,
+    ):
+        home, entry = await home_and_entry(all_)
+        await entry.fleet_verb("drain", entry.name)  # it is not to be the next one
+        client = await entry.connected()
+        await client.structured()
+        client.negotiation.ask_contexts("d", ["base:allocation"], select=False)
+        await client.answered()  # the home has taken it
+        said = await entry.fleet_verb("drain", home.name)
+        assert f"{home.name}: all disks have gone" in said
+        client.negotiation.go("d", ())
+        await client.answered()
+        assert await client.error(Cmd.WRITE, data=A) == 0
+        assert await home.sessions() == []
+        await home.end()
+        assert await client.error(Cmd.FLUSH) == 0
+        assert await client.read(0, BLOCK) == A
+
+
+async def test_a_client_that_is_led_here_again_is_so_when_its_older_connection_ends(
+    tmp_path: Path,
+) -> None:
+    """For a drain as well: whoever leads a client goes after its disk."""
+    async with (
+        server_at(tmp_path / "u.sock", blank()),
+        fleet(tmp_path, names="ab", late=86400, lease=LIVES_SECONDS) as all_,
+    ):
+        home, _entry = await home_and_entry(all_)
+        address = parse((tmp_path / f"{home.name}.toml").read_text(), "test").fleet
+        assert address is not None
+        credentials = client_credentials(tmp_path / "pki", hostname="127.0.0.1")
+        site = DiskSite.at(frozenset({("unix", f"{tmp_path}/u.sock")}), "d")
+        door = ("UNIX", "", 0)
+        given = Given(0, "abc-1", door, Identity.at("192.0.2.1", 7), site, 0.0, None)
+        clients = []
+        for way in ("one", "two"):
+            led = replace(given, way=way)
+            stream = await lead(address.address, credentials, led, LIVES_SECONDS, LIVES_SECONDS)
+            clients.append(Client(cast("trio.SocketStream", stream)))
+            await clients[-1].go("d")
+        assert [each["session"] for each in await home.sessions()] == ["abc-1"] * 2
+        await clients[0].stream.aclose()
+        while len(await home.sessions()) == 2:
+            await trio.sleep(LOOK_AGAIN_SECONDS)
+        await home.fleet_verb("drain", home.name, "--no-wait")
+        while await home.sessions():
+            drained = (await home.ask("status")).data["fleet"]["drained"]  # type: ignore[index]
+            assert not drained or not drained["stays"]
+            await trio.sleep(LOOK_AGAIN_SECONDS)
+        assert await clients[1].rest() == b""
+        for way in ("one", "two"):
+            kept = await ask_if_kept(address.address, credentials, way, LIVES_SECONDS)
+            assert kept is (way == "two")
+        await clients[1].stream.aclose()
 
 
 async def test_with_multi_conn_all_are_told_of_a_home_that_was_killed(tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
-from dataclasses import replace
+import gc
+from collections.abc import Awaitable, Callable, Container
+from dataclasses import dataclass, replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
+from weakref import ref
 
 import pytest
 import structlog
@@ -15,7 +18,7 @@ import trio.testing
 from gateway.config import Upstream
 from gateway.fleet import led
 from gateway.fleet.door import NotTaken
-from gateway.fleet.led import LAST_SECONDS, WayHome
+from gateway.fleet.led import LAST_SECONDS, WayHome, Ways
 from gateway.fleet.record import HomeRun
 from gateway.handover.given import DiskSite, Given
 from gateway.identity import Identity
@@ -75,11 +78,19 @@ def server() -> Server:
 
 
 @pytest.fixture
-def leads(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
+def led_by() -> list[str]:
+    """What the connections are called."""
+    return []
+
+
+@pytest.fixture
+def leads(monkeypatch: pytest.MonkeyPatch, led_by: list[str]) -> dict[str, bool]:
     """Say of each address whether it may be asked again; who is not there takes the client."""
     not_taken: dict[str, bool] = {}
 
-    async def lead(address: object, *_: object) -> trio.SocketStream:
+    async def lead(address: object, _: object, given: Given, __: float, seconds: float) -> Any:
+        led_by.append(given.way)
+        assert seconds < LONGEST
         if str(address) in not_taken:
             raise NotTaken("it does not", again=not_taken[str(address)])
         return STREAM
@@ -109,7 +120,7 @@ async def test_a_home_that_is_dead_is_asked_for_until_there_is_another_one(
     assert await way.find()
     await way.connect()
     assert way.home is None
-    assert took == [replace(GIVEN, session_id=way.id_here)]
+    assert took == [replace(GIVEN, session_id=way.id_here, way=took[0].way)]
     assert way.id_here != GIVEN.session_id  # it is here twice
 
 
@@ -129,13 +140,17 @@ async def test_nobody_takes_the_client(
 async def test_a_home_that_has_gone_is_asked_once_what_it_has_kept(
     kept: bool,
     leads: dict[str, bool],
+    led_by: list[str],
     autojump_clock: trio.testing.MockClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """It is asked of the connection that has ended: it may have sessions of earlier ones, and not know that
+    these are over.
+    """
     asked: list[tuple[str, str]] = []
 
-    async def ask_if_kept(address: object, _credentials: object, client: str, _: float) -> bool:
-        asked.append((str(address), client))
+    async def ask_if_kept(address: object, _credentials: object, name: str, _: float) -> bool:
+        asked.append((str(address), name))
         return kept
 
     monkeypatch.setattr(led, "ask_if_kept", ask_if_kept)
@@ -145,14 +160,17 @@ async def test_a_home_that_has_gone_is_asked_once_what_it_has_kept(
     peer = backend.peer_of(STREAM)
     assert not any((peer.kept(), peer.gone(), asked))
     await way.connect()
-    assert asked == [(A.address, GIVEN.session_id)]
+    assert asked == [(A.address, led_by[0])]
+    assert led_by[0] != led_by[1]
     assert peer.kept() is peer.gone() is kept
     now = backend.peer_of(STREAM)
     assert not now.kept()  # nobody has asked it
     cut = way.server(server())
     way.leave(A, cut)
     await way.connect()
-    assert len(asked) == 1  # one that says nothing would not answer
+    # It was silent while it held what waits, and gave the disk away.
+    assert asked == [(A.address, led_by[0]), (B.address, led_by[1])]
+    assert now.kept() is kept
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -160,11 +178,12 @@ async def test_what_was_kept_here_is_known_here(
     kept: bool, leads: dict[str, bool], autojump_clock: trio.testing.MockClock
 ) -> None:
     known: list[str] = []
-    way = way_to(Member(None, A), [], known)
+    took: list[Given] = []
+    way = way_to(Member(None, A), took, known)
     backend = way.server(server()).recipe.backend
     await way.connect()
     peer = backend.peer_of(STREAM)
-    known += [way.id_here] if kept else []
+    known += [took[0].way] if kept else []
     await way.connect()
     assert peer.kept() is kept
 
@@ -177,6 +196,73 @@ def test_the_home_is_an_upstream_with_patience() -> None:
     assert home.disks != main.disks
     assert home.settings.connect_seconds == LONGEST + LAST_SECONDS
     assert not home.mode.survival.through_us
+
+
+class Asked(Member):
+    """One by which etcd says that B is the home; `meanwhile` comes before the answer."""
+
+    def __init__(self) -> None:
+        super().__init__(A, B)
+        self.meanwhile: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint
+
+    async def holder_of(self, _site: DiskSite) -> HomeRun | None:
+        await self.meanwhile()
+        return B
+
+
+def running(id_: str, server: Server) -> Any:
+    """Have a session that waits for the answer to one command."""
+    location = SimpleNamespace(server=server)
+    session = SimpleNamespace(client=SimpleNamespace(id=id_))
+    said = SimpleNamespace(in_flight={1: None}), SimpleNamespace(session=session)
+    return Session(SimpleNamespace(location=location), *said)
+
+
+@dataclass(eq=False)
+class Session:
+    opened: Any
+    traffic: Any
+    membership: Any
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "answered", "gone over", "ended"])
+async def test_a_home_is_left_that_says_nothing(
+    meanwhile: str,
+    leads: dict[str, bool],
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Unless it has answered while etcd was asked, or the way leads to the new one already."""
+    member, left, log = Asked(), [], structlog.wrap_logger(None)
+    credentials = partial(client_credentials, hostname="a")
+    ways = Ways(cast("Any", member), lambda _at: credentials(), cast("Any", None), bool, log)
+    home = await ways.leads(GIVEN, server())
+    assert home is not None
+    way = ways._ways[home]
+    await way.connect()
+    monkeypatch.setattr(way, "leave", lambda holder, _server: left.append(holder))
+    session = running("abc-1", home)
+    service = SimpleNamespace(running={session})
+
+    async def comes() -> None:
+        if meanwhile == "answered":
+            session.traffic.in_flight.clear()
+        elif meanwhile == "gone over":
+            await way.connect()
+
+    member.meanwhile = comes
+    async with trio.open_nursery() as looking:
+        looking.start_soon(ways.leave_silent, cast("Any", service))
+        await trio.sleep(6)
+        if meanwhile == "ended":
+            is_there = ref(session)
+            service.running.clear()
+            del session
+            gc.collect()
+            assert is_there() is None
+        await trio.sleep(5)
+        looking.cancel_scope.cancel()
+    assert left == ([B] if meanwhile == "nothing" else [])
 
 
 @pytest.mark.parametrize(("holder", "cut"), [(A, False), (B, True), (None, True)])

@@ -157,11 +157,11 @@ SITE = DiskSite(frozenset({("tcp", "h", "10809"), ("unix", "/s")}), "disk")
 @pytest.mark.parametrize("site", [None, SITE])
 def test_a_client_is_the_same_at_home(talk: Unfinished | None, site: DiskSite | None) -> None:
     client = Given(
-        9, "abc-1", ("TCP", "h", 1, None, None), Identity("p"), site, 1.5, talk, via_tls=True
+        9, "abc-1", ("TCP", "h", 1, None, None), Identity("p"), site, 1.5, talk, True, "w"
     )
     said = json.loads(json.dumps(client.as_said()))
     assert Given.of(said, client.unread) == client
-    for name in said:
+    for name in said.keys() - {"way"}:  # an earlier version does not say that
         with pytest.raises(NotUnderstood, match="expected a client"):
             Given.of({key: value for key, value in said.items() if key != name}, b"")
 

@@ -22,6 +22,7 @@ from gateway.fleet.led import HomePeer
 from gateway.handover.given import Given
 from gateway.identity import Identity
 from gateway.net.dial import DialError
+from gateway.protocol.client_role import Answered, Refused
 from gateway.sessions.holding import Holding, Within
 from gateway.sessions.led import led_grant, led_settings
 from gateway.upstream.backends import Backend
@@ -68,12 +69,31 @@ class OneElsewhere:
         settings = led_settings(server.settings, 10, 10)
 
         def peer_of(_stream: object) -> HomePeer:
-            self.peers.append(HomePeer(None))
+            self.peers.append(HomePeer(None, ""))
             return self.peers[-1]
 
         target, disks = server.recipe.backend.target, ("home", "main")
         backend = Backend(target, (connect,), peer_of=peer_of, disks=disks)
         return Upstream_(Recipe("main", settings, backend, at_home=True))
+
+
+@dataclass
+class Moved:
+    """The fleet as it is at a home (`gateway.sessions.led.Gateways`): so many times the disk is elsewhere."""
+
+    times: int
+    asked: int = 0
+
+    async def leads(self, _client: Given, server: Upstream_) -> Upstream_ | None:
+        self.asked += 1
+        if self.asked > self.times:
+            return None
+
+        async def connect() -> trio.SocketStream:
+            raise DialError("it is led on", down=False)
+
+        backend = Backend(server.recipe.backend.target, (connect,))
+        return Upstream_(Recipe("elsewhere", server.settings, backend, at_home=True))
 
 
 @asynccontextmanager
@@ -235,6 +255,42 @@ async def test_what_the_home_says_no_to_is_said_in_its_words(
                     said.append(await client.refused())
             assert said[0] == said[1]
             assert said[0].reply == Rep.ERR_POLICY
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_disk_has_moved_when_its_client_opens_it(
+    times: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """It is not led on from where it was the home: where it came in, the home is asked for once more."""
+    async with led(disk()) as (entry, fleet):
+        fleet.home.service.gateways = Moved(times)
+        client = entry.client()
+        async with client.stream:
+            await client.structured()
+            client.negotiation.go("", ())
+            said = await client.event()
+            assert len(fleet.peers) == 2
+            if times == 1:
+                assert isinstance(said, Answered)
+                assert await client.read(0, BLOCK) == bytes(BLOCK)
+            else:
+                assert isinstance(said, Refused)
+                assert said.reply == Rep.ERR_SHUTDOWN
+                assert "another gateway" in said.text
+
+
+async def test_a_disk_moves_while_a_link_to_it_is_made_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with led(disk()) as (entry, fleet):
+        client = await opened(entry)
+        async with client.stream:
+            assert (await write(client), await flush(client)) == (0, 0)
+            at_home = fleet.home.service.gateways = Moved(2)
+            fleet.cut()
+            assert await read(client) == (0, CONTENT)
+            assert at_home.asked == 3
+            await went_back(entry)
 
 
 async def test_who_is_denied_has_no_home_looked_for(
