@@ -14,9 +14,15 @@ SCRIPTS = Path(__file__).parent / "scripts"
 # The one that python3-libnbd is installed for.
 SYSTEM_PYTHON = "/usr/bin/python3"
 
-OPENS = "import nbd, sys; disk = nbd.NBD(); disk.connect_uri(sys.argv[1]); print(disk.get_size())"
-"""A client that opens an export and says how large it is. `nbdinfo --size` of libnbd 1.22 opens none, and
-only asks (INFO).
+OPENS = """\
+import nbd, sys
+disk = nbd.NBD()
+disk.connect_uri(sys.argv[1])
+print(disk.get_size())
+disk.shutdown()
+"""
+"""A client that opens an export, says how large it is, and leaves in good order. `nbdinfo --size` of libnbd
+1.22 opens none, and only asks (INFO).
 """
 
 
