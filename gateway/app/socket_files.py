@@ -12,6 +12,7 @@ While a newer process serves, it looks, and not we.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,13 +51,13 @@ class SocketFiles:
             return
         control = self._doors.control
         if control is not None and _is_gone(control.path):
-            await self._anew(control.path, lambda: self._control_anew(control))
+            await self._anew(control.path, partial(self._control_anew, control))
         for listener in [*self._doors.doors.listeners]:
             path = listener.uri.socket_path
             if path is None or listener.keeps_file or not listener.sockets:
                 continue
             if _is_gone(Path(path)):
-                await self._anew(Path(path), lambda: self._listener_anew(listener))  # noqa: B023
+                await self._anew(Path(path), partial(self._listener_anew, listener))
 
     async def _anew(self, path: Path, listen: Callable[[], Awaitable[None]]) -> None:
         try:
