@@ -11,10 +11,10 @@ This is longer than other modules: each key has its reason beside it.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
@@ -402,11 +402,19 @@ class Config(Section):
         ticket = self.issued.get(name)
         if ticket is not None:
             return self._led(name, ticket, name, ticket)
-        return self._kept_route(name) if len(name) <= LONG_NAME else self._written_route(name)
+        if len(name) > LONG_NAME:
+            return self._written_route(name)
+        kept = self._kept_routes
+        if name not in kept:
+            if len(kept) >= ROUTES_KEPT:
+                kept.clear()
+            kept[name] = self._written_route(name)
+        return kept[name]
 
     @cached_property
-    def _kept_route(self) -> Callable[[str], Route | None]:
-        return lru_cache(ROUTES_KEPT)(self._written_route)
+    def _kept_routes(self) -> dict[str, Route | None]:
+        # No `lru_cache`: a configuration is pickled for each worker.
+        return {}
 
     def _written_route(self, name: str) -> Route | None:
         for number, each in enumerate(self.exports):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from gateway.cli.vocabulary import vocabulary
 from gateway.config import ConfigError, parse
+from gateway.config.models import ROUTES_KEPT
 
 HEAD = '[[listen]]\nuri = "nbd://127.0.0.1"\n'
 SERVER = '[upstream.a]\nuri = "nbd://10.0.0.1"\n'
@@ -59,3 +62,13 @@ def test_what_it_may_be(value: str) -> None:
         ConfigError, match=r'workers: expected a number from 1 to 64, or "auto", got'
     ):
         parse(f"workers = {value}\n{HEAD}{SERVER}", "f")
+
+
+def test_one_that_was_asked_where_names_lead_goes_to_a_new_worker() -> None:
+    config = parse(f'{HEAD}{SERVER}[[export]]\nname = "v*"\nupstream = "a"\n', "f", vocabulary())
+    routes = [config.route(name) for name in ("v1", "w")]
+    for number in range(ROUTES_KEPT):
+        assert config.route(f"v{number}")
+    there = pickle.loads(pickle.dumps(config))
+    assert there == config
+    assert [there.route(name) for name in ("v1", "w")] == routes
