@@ -98,7 +98,8 @@ enum {
     MAX_JOB_BYTES = 64 * 1024 * 1024,
     MAX_KEPT_BYTES = 32 * 1024 * 1024,
     RANGED_COMMANDS = 8, /* their numbers are below this */
-    MAX_WORDS = 64, /* command words that go FAST or REFRAMED: five commands with a few flags */
+    MAX_WORDS = 64,  /* command words that go FAST or REFRAMED: five commands with a few flags */
+    MAX_RANGES = 32, /* that are protected, of all commands: a few, which most of the commands share */
     MAX_PIECES = 512 /* of one send: 128 commands, each with a header, its data and its end */
 };
 
@@ -202,8 +203,13 @@ static const struct {
 };
 
 typedef struct {
+    uint64_t start, end;
+} Range;
+
+typedef struct {
     uint32_t word, sent;
     uint64_t longest;
+    int from, to; /* in `Pump.range`: what it must not touch */
 } Word;
 
 typedef struct {
@@ -217,6 +223,8 @@ typedef struct {
     uint64_t size, base, mask;
     int words;
     Word word[MAX_WORDS];
+    int ranges;
+    Range range[MAX_RANGES];
     int error;
 } Pump;
 
@@ -709,6 +717,16 @@ static const Word *word_of(const Pump *p, uint32_t word) {
     return NULL;
 }
 
+/* Whether a request is in the way of a range that is protected. It ends where the export ends, or before. */
+static bool touches(const Pump *p, const Word *word, uint64_t offset, uint64_t length) {
+    for (int n = word->from; n < word->to; n++) {
+        if (offset < p->range[n].end && offset + length > p->range[n].start) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool add_command(const Pump *p, PyObject *ours, uint64_t cookie, uint32_t word, uint64_t at,
                         uint64_t length) {
     PyObject *entry = PyTuple_New(4);
@@ -849,7 +867,7 @@ static int scan_requests(const Pump *p, Flow *f, PyObject *memory, int64_t room)
             break;
         }
         const uint64_t there = offset + p->base;
-        if ((there | length) & p->mask) {
+        if ((there | length) & p->mask || touches(p, word, offset, length)) {
             said = 0;
             break;
         }
@@ -1481,8 +1499,47 @@ static bool find_slot(PyTypeObject *type, const char *name, Py_ssize_t *at) {
     return found;
 }
 
+/* Adds what a word must not touch: (starts, ends). Says whether there was room; the error, if there is one, is
+   Python's. */
+static bool add_ranges(Pump *p, PyObject *ranges) {
+    if (!PyTuple_Check(ranges) || PyTuple_GET_SIZE(ranges) != 2) {
+        PyErr_SetString(PyExc_TypeError, "ranges are (starts, ends)");
+        return false;
+    }
+    PyObject *starts = PyTuple_GET_ITEM(ranges, 0), *ends = PyTuple_GET_ITEM(ranges, 1);
+    if (!PyTuple_Check(starts) || !PyTuple_Check(ends) || PyTuple_GET_SIZE(starts) != PyTuple_GET_SIZE(ends)) {
+        PyErr_SetString(PyExc_TypeError, "each range has a start and an end");
+        return false;
+    }
+    const Py_ssize_t count = PyTuple_GET_SIZE(starts);
+    if (count > MAX_RANGES - p->ranges) {
+        return false;
+    }
+    for (Py_ssize_t n = 0; n < count; n++) {
+        Range *its = &p->range[p->ranges + n];
+        its->start = number(PyTuple_GET_ITEM(starts, n));
+        its->end = PyErr_Occurred() ? 0 : number(PyTuple_GET_ITEM(ends, n));
+        if (PyErr_Occurred()) {
+            return false;
+        }
+    }
+    p->ranges += (int)count;
+    return true;
+}
+
+/* Finds a word that was added whose ranges are these, for most commands share them. */
+static const Word *word_with(const Pump *p, PyObject *const *whose, PyObject *ranges) {
+    for (int n = 0; n < p->words; n++) {
+        if (PyObject_RichCompareBool(whose[n], ranges, Py_EQ) == 1) {
+            return &p->word[n];
+        }
+    }
+    PyErr_Clear(); /* what cannot be compared is no other's */
+    return NULL;
+}
+
 static bool add_words(Pump *p, PyObject *fast) {
-    PyObject *key, *rule;
+    PyObject *key, *rule, *whose[MAX_WORDS];
     Py_ssize_t at = 0;
     while (PyDict_Next(fast, &at, &key, &rule)) {
         if (!PyTuple_Check(rule) || PyTuple_GET_SIZE(rule) != 3) {
@@ -1494,10 +1551,22 @@ static bool add_words(Pump *p, PyObject *fast) {
             return false;
         }
         const bool is_ranged = (its & 0xFFFF) < RANGED_COMMANDS;
-        if (PyTuple_GET_ITEM(rule, 2) != Py_None || !is_ranged || p->words == MAX_WORDS) {
+        if (!is_ranged || p->words == MAX_WORDS) {
             continue; /* Python looks at those */
         }
+        PyObject *ranges = PyTuple_GET_ITEM(rule, 2);
+        const Word *like = ranges == Py_None ? NULL : word_with(p, whose, ranges);
+        const int from = like == NULL ? p->ranges : like->from;
+        if (ranges != Py_None && like == NULL && !add_ranges(p, ranges)) {
+            if (PyErr_Occurred()) {
+                return false;
+            }
+            continue; /* and at those with too many ranges */
+        }
+        whose[p->words] = ranges;
         Word *word = &p->word[p->words++];
+        word->from = from;
+        word->to = like == NULL ? p->ranges : like->to;
         word->word = (uint32_t)its;
         word->longest = number(PyTuple_GET_ITEM(rule, 0));
         word->sent = (uint32_t)PyLong_AsUnsignedLong(PyTuple_GET_ITEM(rule, 1));
@@ -1531,7 +1600,7 @@ static bool find_slots(Pump *p) {
 
 /* Takes the terms in numbers. */
 static bool take_terms(Pump *p, PyObject *fast, PyObject *size, PyObject *base, PyObject *mask) {
-    p->words = 0;
+    p->words = p->ranges = 0;
     p->size = number(size);
     p->base = PyErr_Occurred() ? 0 : number(base);
     p->mask = PyErr_Occurred() ? 0 : PyLong_AsUnsignedLongLongMask(mask); /* -1 is all bits */

@@ -110,12 +110,30 @@ def aligned() -> Iterator[Checked]:
 
 
 def protected() -> Iterator[Checked]:
+    def say(table: Table) -> None:
+        table.protect(1 << 20, 2 << 20, text=TEXT)
+        table.protect(3 << 20, (3 << 20) + 512, text=TEXT)
+
+    for its in restricted(say):
+        for good, bad in (
+            (((1 << 20) - 4096, 4096), ((1 << 20) - 4095, 4096)),
+            ((2 << 20, 4096), ((2 << 20) - 1, 1)),
+            (((3 << 20) - 512, 512), ((3 << 20) - 512, 4096)),  # around all of it
+        ):
+            yield Example(
+                terms=its, good=request(its, Cmd.TRIM, *good), bad=request(its, Cmd.TRIM, *bad)
+            )
+
+
+def many_ranges() -> Iterator[Checked]:
     table = Table(SIZE)
-    table.protect(1 << 20, 2 << 20, text=TEXT)
-    for client, link in product(DIALECTS, DIALECTS):
-        its, well = terms(client, link, table=table), terms(client, link)
-        for offset in (8192, 1 << 20):  # outside of it, and in it
-            yield Example(terms=its, well=well, good=request(its, offset=offset), before=b"")
+    for start in range(0, 66 << 12, 2 << 12):  # one more than there is room for
+        table.protect(start, start + 512, text=TEXT)
+    its, well = terms(SIMPLE, SIMPLE, table=table), terms(SIMPLE, SIMPLE)
+    for offset in (4096, 8192):  # outside of them, and in one
+        yield Example(
+            terms=its, well=well, good=request(its, offset=offset, length=512), before=b""
+        )
 
 
 def observed() -> Iterator[Checked]:
@@ -708,6 +726,7 @@ EXAMPLES: dict[str, list[Checked]] = {
     ],
     "a command that hooks see": hooked(),
     "ranges that are protected": list(protected()),
+    "more ranges than the pump keeps": list(many_ranges()),
     "what is only observed": list(observed()),
     "more words than the pump keeps": many_words(),
     "a length of nothing": each(lambda its: request(its, length=0)),

@@ -114,7 +114,6 @@ CONDITIONS: dict[str, dict[str, str]] = {
         "unscanned >= REQUEST_BYTES": "",
     },
     "add_words": {
-        "PyTuple_GET_ITEM(rule, 2) != Py_None": "ranges that are protected",
         "!is_ranged": "",  # the plan has none
         "p->words == MAX_WORDS": "more words than the pump keeps",
     },
@@ -125,6 +124,7 @@ CONDITIONS: dict[str, dict[str, str]] = {
         "get32(at) != client_magic": "magic of a request",
         "word == NULL": "command",
         "!length": "a length of nothing",
+        "touches(p, word, offset, length)": "ranges that are protected",
         "length > word->longest": "longest length",
         "(length > UINT32_MAX && p->link != EXTENDED)": "a length of more than 32 bits",
         "offset > p->size": "an offset behind the end",
