@@ -16,6 +16,3 @@ def packing(name: str) -> ModuleType:
     if directory not in sys.path:
         sys.path.append(directory)
     return import_module(name)
-
-
-HOOK, MANUAL, PUMP, VERBS = map(packing, ("hook", "manual", "pump", "verbs"))

@@ -9,9 +9,11 @@ import pytest
 
 from gateway.cli import VERBS
 from gateway.config import schema
-from tests.packing import MANUAL
-from tests.packing import VERBS as PACKED
+from tests.packing import packing
 from tests.tools.patience import HANG_SECONDS
+
+MANUAL = packing("manual")
+PACKED = packing("verbs")
 
 
 @pytest.fixture(scope="module")

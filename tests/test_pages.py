@@ -14,10 +14,11 @@ import pytest
 from cyclopts import CycloptsError
 
 from gateway.cli import app, with_command
-from tests.packing import VERBS
+from tests.packing import packing
 from tests.walkthrough import is_as_printed, run
 
 DOCS = Path(__file__).parents[1] / "docs"
+VERBS = packing("verbs")
 ELSEWHERE = {"containers", "debian", "kubernetes", "ovirt"}
 """Whose programs only `make test-packages` has: tests/packages types them."""
 PAGES = [

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.packing import PUMP
+from tests.packing import packing
+
+PUMP = packing("pump")
 
 
 def compiler(monkeypatch: pytest.MonkeyPatch, there: Path, script: str) -> None:

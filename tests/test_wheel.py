@@ -22,12 +22,13 @@ import pytest
 
 import gateway
 from tests.interop.processes import Process
-from tests.packing import HOOK
+from tests.packing import packing
 from tests.tools.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.real
 
 TOP = Path(__file__).parent.parent
+HOOK = packing("hook")
 PACKAGES = ("gateway", "policies")
 BUILD = "gateway/BUILD"
 SHARED = {

@@ -21,6 +21,7 @@ import json
 import re
 import shutil
 import sys
+import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,14 +30,16 @@ from tests.bench.pairs import LEAST_PAIRS, Interval, interval_of
 from tests.bench.peers import PUMP_VARIABLE, ROOT, Stage, stage
 from tests.bench.processes import Broken, Child, processor_seconds, run_tool
 from tests.bench.rows import KIB
-from tests.packing import PUMP
+from tests.packing import packing
+
+PUMP = packing("pump")
 
 PAIRS = 20
 
 SPARE_SECONDS = 30.0
 """What fio may take beyond its own running time."""
 
-EXTENSION = next((ROOT / "gateway/hub").glob("_pump.*.so"), Path("_pump.so")).name
+EXTENSION = f"_pump{sysconfig.get_config_var('EXT_SUFFIX')}"
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ EDITS = (
         "gateway/scan/requests.py",
         "                asked[command := word & 0xFFFF] += 1\n"
         "                asked_bytes[command] += length\n",
+        "                command = word & 0xFFFF\n",
     ),
     Edit("gateway/scan/requests.py", "        traffic.asked[kind := min(command, OTHERS)] += 1\n"),
     Edit(

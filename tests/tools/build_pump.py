@@ -10,7 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.packing import PUMP, TOP
+from tests.packing import TOP, packing
+
+PUMP = packing("pump")
 
 SANITISED = (
     "-Werror",
