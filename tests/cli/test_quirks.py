@@ -1,8 +1,9 @@
-"""nbd-gateway quirks, and the page that it prints."""
+"""nbd-gateway quirks, the page that it prints, and the other page that names them all."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,17 @@ from gateway.cli.quirks import page
 from gateway.quirks import catalogue
 from gateway.quirks.everywhere import EVERYWHERE
 
-PAGE = Path(__file__).parents[2] / "docs" / "quirks.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "quirks.md"
 
 
 def test_the_page_is_what_is_printed() -> None:
     assert PAGE.read_text() == page(), "run: nbd-gateway quirks --markdown > docs/quirks.md"
+
+
+def test_each_has_a_row_where_it_is_said_what_the_gateway_changes() -> None:
+    [section] = re.findall(r"(?ms)^## Quirks\n(.*?)^## ", (DOCS / "behaviour.md").read_text())
+    assert sorted(re.findall(r"(?m)^\| `([^`]+)` \|", section)) == sorted(catalogue())
 
 
 @pytest.mark.parametrize("arguments", [[], ["--markdown"]])
