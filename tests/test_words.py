@@ -85,6 +85,25 @@ TWICE = {
 """Names that several classes have: in which rooms, and why each is right there. There are to be no others."""
 
 
+TAKEN = {
+    **{
+        name: room
+        for _word, _what, where in WORDS
+        for name, room in [re.findall(r"`(.*?)`", where)]
+    },
+    **{noun: row[2].strip("`") for row in NOUNS for noun in re.findall(r"`(\w+)`", row[0])},
+}
+"""The names in the two tables, and the room of each."""
+
+
+@pytest.mark.parametrize(("name", "room"), TAKEN.items())
+def test_no_other_room_has_a_name_of_these(name: str, room: str) -> None:
+    """Not for a type either, which is no class."""
+    rooms = {file.relative_to(HOUSE).parts[0] for file in HOUSE.rglob("*.py")}
+    there = {each for each in rooms if name in names_in(each)}
+    assert there == ({room} if name not in TWICE else set(TWICE[name][0].split()))
+
+
 def test_a_name_is_given_to_one_class() -> None:
     rooms: dict[str, list[str]] = {}
     for file in sorted(HOUSE.rglob("*.py")):

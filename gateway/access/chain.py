@@ -283,7 +283,8 @@ def peek(chain: Sequence[Placed], session: Session) -> list[Placed]:
 
 def join(chain: Sequence[Placed], session: Session, reserved: Reserved | None = None) -> Membership:
     """Have the policies of a chain take part in a session, nearest to the client first. `reserved` is what a
-    keeper has for it, and is given back with the rest. Raises `Denied`, after all that had joined have left.
+    bookkeeper has for it, and is given back with the rest. Raises `Denied`, after all that had joined have
+    left.
     """
     membership = Membership(session, [], [] if reserved is None else [reserved], [])
     would = {} if reserved is None else reserved.would

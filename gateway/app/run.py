@@ -265,7 +265,7 @@ class _Run:
         """Serve the disks whose home is here, and do what the supervisor says."""
         service = self._service
         service.homes, service.may_serve = member, member.check
-        service.keeper = member.keeper
+        service.bookkeeper = member.borrower
         service.cares_for, service.asks_for_list = member.cares_for, member.list_of
         if service.config.admin is not None:
             from gateway.app.web import verbs_of

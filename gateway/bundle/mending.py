@@ -11,10 +11,10 @@ from gateway.bundle.work import Work
 from gateway.protocol.asks import Ask, Outcome
 from gateway.wire.constants import Cmd, Errno
 
-Asked = list[tuple[Ask, int | None]]
+Together = list[tuple[Ask, int | None]]
 """Asks that go out together, each with which of the lines in use it goes to (None: that of its stripe)."""
 
-Steps = Generator[Asked, list[Outcome], None]
+Steps = Generator[Together, list[Outcome], None]
 """A recovery: it yields what it asks, and is sent the outcomes, in the same order."""
 
 
@@ -46,7 +46,7 @@ class Mending:
             self._ask(asked)
         return False
 
-    def _ask(self, asked: Asked) -> None:
+    def _ask(self, asked: Together) -> None:
         deadly = self._work.deadly
         self._outcomes = []
         for number, (ask, nth) in enumerate(asked):

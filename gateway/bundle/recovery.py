@@ -35,7 +35,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import replace
 from hashlib import blake2b
 
-from gateway.bundle.mending import Asked, Steps
+from gateway.bundle.mending import Steps, Together
 from gateway.bundle.pieces import Piece
 from gateway.bundle.work import Work
 from gateway.jobs.fences import still_coming
@@ -74,7 +74,7 @@ class AnotherDisk(Exception):
     """A line leads to another disk than the one that was left; the text says how we know."""
 
 
-_Question = Generator[Asked, list[Outcome], bool]
+_Question = Generator[Together, list[Outcome], bool]
 """Steps that find something out."""
 
 

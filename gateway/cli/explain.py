@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         LimitSaid,
         Report,
         Restriction,
-        Step,
+        Waypoint,
     )
     from gateway.upstream.coherence import Decision
     from gateway.wire.constants import Cmd
@@ -217,7 +217,7 @@ def _quoted(text: str | None) -> str:
 def _sizes(view: Explanation) -> Iterable[str]:
     """Say size, place, block sizes and description, and who changed them."""
     told = view.told
-    facts: dict[str, Callable[[Step], str]] = {
+    facts: dict[str, Callable[[Waypoint], str]] = {
         "size": lambda step: f"{step.size} bytes",
         "begins at": lambda step: f"{step.base} bytes",
         "block sizes": lambda step: _block_sizes(step.block_sizes),

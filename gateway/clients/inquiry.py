@@ -332,8 +332,8 @@ class Inquiry:
             alone = by_name and self._core.secure and not promised.structured
             promised = replace(promised, one_reply_a_record=alone)
             check_places(location.server, promised)
-            keeper = self._service.keeper
-            limited = limits_of(membership.chain, membership.session, keeper)
+            bookkeeper = self._service.bookkeeper
+            limited = limits_of(membership.chain, membership.session, bookkeeper)
             return Opened(
                 grant, access, location, terms, membership, uplink, agreed, promised, limited
             )
@@ -345,12 +345,12 @@ class Inquiry:
 
     async def _joined(self, grant: Grant, asked: str) -> Membership:
         """Have the policies take part, and count the client where that is done for all processes."""
-        keeper = self._service.keeper
-        if keeper is None or not grant.chain:
+        bookkeeper = self._service.bookkeeper
+        if bookkeeper is None or not grant.chain:
             return self._policies(grant, asked, join)
         session = Session(self._client(), grant.name)
         with self.denials(grant, asked):
-            reserved = await self._patiently(lambda: keeper.reserve(grant.chain, session))
+            reserved = await self._patiently(lambda: bookkeeper.reserve(grant.chain, session))
             return join(grant.chain, session, reserved)
 
     async def _prepared(self, chain: list[Placed], route: Route, uplink: Uplink) -> list[Placed]:

@@ -9,7 +9,7 @@ from gateway.inspect.report import (
     GATEWAY,
     QUIRKS,
     Restriction,
-    Step,
+    Waypoint,
 )
 from gateway.protocol.commands import RefusedCommand
 from gateway.protocol.export import Export, View
@@ -18,9 +18,9 @@ from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.constants import TransmissionFlag as Flag
 
 
-def steps_of(export: Export, first: View, agreed: Compiled) -> Iterator[Step]:
+def steps_of(export: Export, first: View, agreed: Compiled) -> Iterator[Waypoint]:
     """Give the export as it is after the quirks, the gateway, and each policy that changes something."""
-    yield Step(QUIRKS, export.size, export.flags, 0, export.block_sizes, export.description)
+    yield Waypoint(QUIRKS, export.size, export.flags, 0, export.block_sizes, export.description)
     yield _step(GATEWAY, first)
     for stage in reversed(agreed.stages):
         before, after = (_step(stage.placed.name, view) for view in (stage.behind, stage.view))
@@ -28,8 +28,8 @@ def steps_of(export: Export, first: View, agreed: Compiled) -> Iterator[Step]:
             yield after
 
 
-def _step(name: str, view: View) -> Step:
-    return Step(name, view.size, view.flags, view.base, view.block_sizes, view.description)
+def _step(name: str, view: View) -> Waypoint:
+    return Waypoint(name, view.size, view.flags, view.base, view.block_sizes, view.description)
 
 
 def restrictions_on(agreed: Compiled, command: Cmd) -> Iterator[Restriction]:

@@ -27,7 +27,7 @@ from gateway.inspect.report import (
     HomeSaid,
     LimitSaid,
     Report,
-    Step,
+    Waypoint,
 )
 from gateway.inspect.tickets import with_tickets
 from gateway.links.shared import shared_terms
@@ -245,7 +245,7 @@ async def _view(
     told = told_of(report.asked, route, export, agreed, promised)
     if not promised.contexts:
         told = without_payload_flag(told)
-    said = Step(UPSTREAM, export.size, seen.flags, 0, seen.block_sizes, export.description)
+    said = Waypoint(UPSTREAM, export.size, seen.flags, 0, seen.block_sizes, export.description)
     return Explanation(
         framing,
         export.framing,

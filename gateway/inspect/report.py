@@ -23,7 +23,7 @@ UPSTREAM, QUIRKS, GATEWAY = "upstream", "quirks", "gateway"
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Waypoint:
     """An export on its way from the upstream to the client, after one of those that change it."""
 
     name: str
@@ -100,7 +100,7 @@ class Explanation:
     connections: Decision
     """How many of the wanted connections there are, going by what the first one tells."""
     quirks: tuple[str, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[Waypoint, ...]
     """The first three are the upstream, the quirks, the gateway; then those policies that change something."""
     promised: Offer
     told: Description

@@ -6,13 +6,13 @@ from gateway.counts.totals import Totals
 from gateway.protocol.table import command_named
 from gateway.sessions.service import Relayed
 
-Asked = tuple[int, int]
+Amount = tuple[int, int]
 """How many requests, and how many bytes they are about."""
 
-NONE: Asked = (0, 0)
+NONE: Amount = (0, 0)
 
 
-def asked_by(running: Relayed) -> dict[str, Asked]:
+def asked_by(running: Relayed) -> dict[str, Amount]:
     """Give what the client has asked for, by command, where that is anything; what was refused is in it."""
     traffic = running.traffic
     return {

@@ -52,11 +52,11 @@ class Limits:
 
 
 def limits_of(
-    chain: Sequence[Placed], session: Session, keeper: Bookkeeper | None = None
+    chain: Sequence[Placed], session: Session, bookkeeper: Bookkeeper | None = None
 ) -> Limits:
     """Give the limits that a chain of policies sets a session, whatever it was promised. No view is compiled,
-    so of what the policies say of commands only the number in flight is taken. `keeper` fills what is shared
-    with other processes.
+    so of what the policies say of commands only the number in flight is taken. `bookkeeper` fills what is
+    shared with other processes.
     """
     enforced = [placed for placed in chain if not placed.observed]
     table = Table(MAX_SIZE_BYTES)  # of no view: nothing that policies bar is too far out for it
@@ -66,8 +66,8 @@ def limits_of(
         charged = placed.policy.charges(session)
         charges += charged
         for charge in charged:
-            if charge.bucket.shared and keeper is not None:
-                keeper.shares(placed, charge.bucket)
+            if charge.bucket.shared and bookkeeper is not None:
+                bookkeeper.shares(placed, charge.bucket)
     watched = [
         (placed.name, charge)
         for placed in chain

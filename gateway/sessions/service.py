@@ -157,7 +157,7 @@ class Service:
     """Knows which disks another gateway serves, where there is a fleet of them."""
     may_serve: Callable[[Location], None] | None = None
     """Raises `Refusal` for a disk that no client should have come here for; None: all are served here."""
-    keeper: Bookkeeper | None = None
+    bookkeeper: Bookkeeper | None = None
     """Keeps what policies count in all processes together; None: there is one process."""
     cares_for: Callable[[Server], bool] = _always
     """Says whether a server is looked after here while no client asks for it."""
@@ -378,7 +378,7 @@ class Service:
                 why = f"access denied: {denied}"
                 relaying.finish(why, DENIED_SECONDS, Cause.DENIED_BY_RELOAD)
             return denied.disconnect
-        limits = limits_of(grant.chain, session, self.keeper)
+        limits = limits_of(grant.chain, session, self.bookkeeper)
         running.traffic.most_in_flight = limits.most_in_flight
         relaying.throttle(limits.charges, limits.watched)
         return False

@@ -6,8 +6,8 @@ does. The other has a copy:
 
 - Who keeps them says each change after it is on the disk (`gateway.tickets.book.Say`), and the other follows
   (`gateway.tickets.following`).
-- A use of a ticket for one use begins where they are kept. The other asks there (`Keeper`) before its client is
-  told that the export is open. So of two clients, in two processes, one has it.
+- A use of a ticket for one use begins where they are kept. The other asks there (`BeginUse`) before its client
+  is told that the export is open. So of two clients, in two processes, one has it.
 - Sessions of both count where they are kept, so a use is over when no session of either has been open for a
   while.
 - That its time is over, each sees by itself, by the same two clocks: what is left goes along, and not only the
@@ -33,7 +33,7 @@ from gateway.tickets.following import Following
 from gateway.tickets.roll import Roll
 from gateway.tickets.store import Store, TicketStore, Unread, read_all
 
-Keeper = Callable[[str, tuple[str, ...]], Awaitable[str | None]]
+BeginUse = Callable[[str, tuple[str, ...]], Awaitable[str | None]]
 """Has another process begin a use of the ticket of a name, of a client by its identity. Gives why that refuses
 it (empty: it has begun); None: that process has ended, and the tickets are kept here."""
 
@@ -62,13 +62,13 @@ class Keeping:
         self._roll = roll
         self._following = following
         self._now_here = now_here
-        self._keeper: Keeper | None = None
+        self._elsewhere: BeginUse | None = None
         """Another process keeps them; None: this one does."""
 
     @property
     def is_elsewhere(self) -> bool:
         """Another process keeps them."""
-        return self._keeper is not None
+        return self._elsewhere is not None
 
     def refuse_if_elsewhere(self) -> None:
         """Have nobody change here what another process keeps. Raises `NoTicket`."""
@@ -85,9 +85,9 @@ class Keeping:
 
     async def begin_elsewhere(self, name: str, user: tuple[str, ...]) -> bool:
         """Have another process begin a use, if one keeps them; say whether it has. Raises `NoTicket`."""
-        if self._keeper is None:
+        if self._elsewhere is None:
             return False
-        refused = await self._keeper(name, user)
+        refused = await self._elsewhere(name, user)
         if refused:
             raise NoTicket(refused)
         return refused is not None
@@ -99,9 +99,9 @@ class Keeping:
         store = self._store
         return (store.directory, store.share()) if isinstance(store, Store) else None
 
-    def is_kept_by(self, keeper: Keeper) -> None:
+    def is_kept_by(self, elsewhere: BeginUse) -> None:
         """Another process keeps them from now on."""
-        self._keeper = keeper
+        self._elsewhere = elsewhere
         self._roll.gone.clear()  # it was told, and sees to them
         self._roll.count_uses(here=False)
 
@@ -109,7 +109,7 @@ class Keeping:
         """They are kept here from now on. `read_again`: by somebody who may have written what he has not
         said.
         """
-        self._keeper, self.stale = None, self.stale or read_again
+        self._elsewhere, self.stale = None, self.stale or read_again
         self._roll.count_uses(here=True)
         self._now_here()
 

@@ -128,7 +128,7 @@ class Member:
         self._handed: dict[int, _OnItsWay] = {}
         self._arriving: set[trio.SocketStream] = set()
         self._numbers = count(1)
-        self.keeper = Borrower(self._channel.say)
+        self.borrower = Borrower(self._channel.say)
         self._agreed: trio.MemorySendChannel[bool] | None = None
         self._office: Office
 
@@ -147,7 +147,7 @@ class Member:
                 self._add_door(message)
             elif message.kind == "serve":
                 self.number, self.workers = message["worker"], message["workers"]
-                self.keeper.loans.workers = self.workers
+                self.borrower.loans.workers = self.workers
                 self._homes = table_said(message["homes"])
                 config, places = message.descriptors
                 self.config = _config_in(config)
@@ -197,7 +197,7 @@ class Member:
                 handed.answered.set()
             for stream in self._arriving:
                 stream.socket.close()
-            self.keeper.end()
+            self.borrower.end()
         office.drain()
 
     # --- Places
@@ -347,9 +347,9 @@ class Member:
                 else:
                     handed.end(taken=False, why=message["why"], again=message["again"])
             case "lent":
-                self.keeper.heard(message.said)
+                self.borrower.heard(message.said)
             case "tokens":
-                self.keeper.loans.granted(message["key"], *message["tokens"])
+                self.borrower.loans.granted(message["key"], *message["tokens"])
             case "asks":
                 self._asked(message)
             case "door":
