@@ -101,7 +101,7 @@ async def serve(
                     if member is None:
                         await open_doors(standing.doors, config, inherited)
                     else:
-                        await member.open_doors(standing.doors.listeners)
+                        await member.doors.open_all(config.listen, standing.doors.listeners)
                     held = None if inherited is None else inherited.pidfile
                     with pidfile(options.pidfile, held) as file:
                         if member is None:
@@ -166,7 +166,7 @@ class _Run:
         self._signals = signals
         self._member = member
         self._fleet = fleet
-        opens = open_listener if member is None else member.open
+        opens = open_listener if member is None else member.doors.open
         self._reloader = Reloader(
             source, self._service, standing, embedded, self, opens, is_asked=member is None
         )
@@ -259,7 +259,7 @@ class _Run:
         if self._options.run is not None:
             self._tasks.start_soon(self._run_command, self._options.run)
 
-    # --- One of several workers (`gateway.workers.member.Office`)
+    # --- One of several workers (`gateway.workers.office`)
 
     def _join(self, member: Member) -> None:
         """Serve the disks whose home is here, and do what the supervisor says."""

@@ -9,7 +9,10 @@ ledger.py      - places of numbers that hold for all of them together: what is l
 rates.py       - slices of rates that hold for all of them together; pure
 borrower.py    and on the worker's side: places for its sessions,
 loans.py       and what its buckets hold
-member.py      a worker, as it knows itself: who is handed over, and what the supervisor says
+member.py      a worker, as it knows itself: which homes are here, and what the supervisor says
+doors.py       the listening sockets that it is given, and who is there
+handing.py     clients that go from it to another one, or come from there
+office.py      what it asks of the gateway that it is
 crew.py        the workers, as the supervisor has them: started, briefed, and started again
 asking.py      how workers are asked
 orders.py      what an operator has set, and workers that come later have as well
