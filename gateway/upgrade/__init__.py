@@ -10,9 +10,11 @@ errands.py what one has the other do: an operator's verbs, and the begin of a ti
 switched.py  where exports were switched, in words that both have in common
 tickets.py exports that were made at run time, on their way
 giving.py  what the older one gives: disks, with their losses, and servers
+receiving.py  the same, as the newer one is given it
 host.py    what it needs of the gateway
 begin.py   what a process finds that was started for this
 doors.py   listening sockets on their way
+sharing.py the older one's doors, while the newer one has them as well
 beside.py  the clients that the other process has, as limits count them
 children.py  servers of `command` on their way
 

@@ -19,12 +19,11 @@ from typing import Any
 import trio
 
 from gateway.config import AdminUri, Listen
+from gateway.handover.given import Door
 from gateway.handover.homes import door_of
 from gateway.handover.message import MAX_DESCRIPTORS, ChannelMessage, NotUnderstood
 from gateway.net.listen import Listener
 from gateway.upgrade.tickets import TicketsThere
-
-Door = tuple[object, ...]
 
 LISTEN, CONTROL, ADMIN, PIDFILE = "listen", "control", "admin", "pidfile"
 TICKETS = "tickets"

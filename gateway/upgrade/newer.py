@@ -5,10 +5,8 @@ configuration needs, it says so, and accepts when it is told to. What it does wi
 `steps.NEWER`.
 
 As long as the older process is there, it is asked for every disk whose home is not known yet: the client is
-handed over, and comes back if the disk is given (`homes`). We keep our copy of its socket until we know.
-
-This is longer than other modules: it has a method for each thing that the table of steps has it do, and for
-each that the older process says.
+handed over, and comes back if the disk is given (`homes`). We keep our copy of its socket until we know. What
+was given is in `receiving`.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import math
 import os
 import signal
 import socket
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -35,10 +33,11 @@ from gateway.sessions.pausing import Led, anywhere
 from gateway.sessions.service import Service
 from gateway.upgrade.asking import OnTheWay, take
 from gateway.upgrade.beside import Beside
-from gateway.upgrade.children import all_ended, commands_of
+from gateway.upgrade.children import commands_of
 from gateway.upgrade.doors import PIDFILE, Inherited
 from gateway.upgrade.errands import Errands
 from gateway.upgrade.host import UpgradeHost, listener_at
+from gateway.upgrade.receiving import Received
 from gateway.upgrade.steps import Act, Happening, NewerIs, newer_step
 from gateway.upgrade.switched import lead, switched_said
 from gateway.upgrade.tickets import BEGIN, TicketsOfTwo, TicketsThere
@@ -52,9 +51,6 @@ FAREWELL_SECONDS = 1
 OVERDUE_SECONDS = 60
 """How much longer than its deadline and `drain-seconds` an older process may take to end. Then it hangs."""
 
-MOST_OURS = 65_536
-"""Disks that are known to be ours. Of others the older process is asked again."""
-
 
 class NotGreeted(Exception):
     """The older process cannot be taken over from; the text says why."""
@@ -62,6 +58,10 @@ class NotGreeted(Exception):
 
 class Newer:
     """What we know of the older process, and what we have of it."""
+
+    _host: UpgradeHost
+    _received: Received
+    _tickets: TicketsOfTwo  # these from `begin` on
 
     def __init__(self, end: socket.socket) -> None:
         self.inherited = Inherited()
@@ -71,14 +71,11 @@ class Newer:
         self.beside: Beside | None = None
         self._channel = Channel(end)
         self.errands = Errands(self._channel.say)
-        self._host: UpgradeHost | None = None
+        self._begun = False
         self._asking = OnTheWay()
-        self._ours: set[DiskSite] = set()
         self._said_state: Mapping[str, Any] = {}
         self._overdue_at = math.inf
         self._ended = trio.Event()
-        self._children: dict[str, int] = {}
-        """Servers that the older process has started and not given: their numbers by upstream."""
 
     async def greet(self) -> None:
         """Greet the older process, and take what it gives. If it has gone without giving all of it, we begin as
@@ -151,7 +148,8 @@ class Newer:
 
     def begin(self, host: UpgradeHost) -> None:
         """All is there: say so. Accepting begins when the older process has said `go`."""
-        self._host = host
+        self._begun, self._host = True, host
+        self._received = Received(host.service, self._channel.say)
         self.beside = Beside(host.service)
         host.service.homes = self
         host.service.named_elsewhere = self.beside.names
@@ -170,8 +168,8 @@ class Newer:
 
     async def farewell(self) -> None:
         """We were told to end: the older process, whose sessions end too, ends before we do."""
-        wait = self._host is not None and self.state is NewerIs.STOPPING
-        seconds = self._host.service.config.drain_seconds if self._host is not None and wait else 0
+        wait = self._begun and self.state is NewerIs.STOPPING
+        seconds = self._host.service.config.drain_seconds if wait else 0
         with trio.move_on_after(seconds + FAREWELL_SECONDS):
             await self._channel.all_sent()
             if wait:
@@ -185,7 +183,6 @@ class Newer:
         """End the older process, if its deadline was so long ago that it does not end by itself any more."""
         if self.alone or trio.current_time() < self._overdue_at:
             return
-        assert self._host is not None
         self._host.service.log.error("older process killed: its time was over", pid=self.older_pid)
         os.kill(
             self.older_pid, signal.SIGKILL
@@ -202,7 +199,6 @@ class Newer:
         await self._channel.run(self._hear)
         if self._channel.why and not self.alone:
             # It is there, and we do not understand each other. It has all that we have, and ends us.
-            assert self._host is not None
             self._host.service.log.error("upgrade broken off", why=self._channel.why)
             self.state = NewerIs.ENDED
             self._host.drain(now=False)
@@ -215,7 +211,6 @@ class Newer:
             self._obey(message)
 
     def _obey(self, message: ChannelMessage) -> None:
-        assert self._host is not None
         assert self.beside is not None
         match message.kind:
             case "go":
@@ -246,13 +241,13 @@ class Newer:
             case "gone":
                 self.beside.gone(message["id"])
             case "lost":
-                self._lose(DiskSite.of(message["site"]), message["why"], message["ranges"])
+                self._received.lose(message)
             case "unnamed":
-                self._lose_unnamed(message["where"], message["names"], all_=message["all"])
+                self._received.lose_unnamed(message)
             case "runs":
-                self._children[message["upstream"]] = message["pid"]
+                self._received.child_runs(message)
             case "child":
-                self._adopt(message)
+                self._received.adopt(message)
             case "client":
                 self._take(message)
             case _:
@@ -260,7 +255,6 @@ class Newer:
 
     def _pause(self, said: Any) -> None:
         """What is paused in the older process is paused here, too. Raises `NotUnderstood`."""
-        assert self._host is not None
         try:
             self._host.pauses.take_over(said)
         except (AttributeError, KeyError, TypeError) as error:
@@ -277,7 +271,7 @@ class Newer:
     async def _may_lead(self, led: Led) -> None:
         """See `Pauses`: the older process was asked before, and has given the disks."""
         for _was, to in led.values():
-            self._know_ours(DiskSite.at(to.server.where, to.name))
+            self._received.know(DiskSite.at(to.server.where, to.name))
 
     def _say_switched(self, locations: Mapping[str, Location], home: bool) -> None:
         said = switched_said(locations, home=home)
@@ -287,7 +281,7 @@ class Newer:
 
     async def takes(self, client: Given, descriptor: int, export: str | None) -> bool:
         """See `Homes`: ask the older process, which has it then, or gives us the disk."""
-        if self.alone or client.site in self._ours:
+        if self.alone or self._received.has(client.site):
             os.close(descriptor)
             return False
         assert self.beside is not None
@@ -299,27 +293,14 @@ class Newer:
             if not taken:
                 self.beside.gone(client.session_id)
         if not taken and client.site is not None:
-            self._know_ours(client.site)
+            self._received.know(client.site)
         return taken
 
     def stays(self, client: str, site: DiskSite | None) -> None:
         """See `Homes`: what is ours stays ours."""
 
-    def _know_ours(self, site: DiskSite) -> None:
-        if len(self._ours) < MOST_OURS:
-            self._ours.add(site)
-        self._open_gate(site)
-
-    def _open_gate(self, site: DiskSite) -> None:
-        """A server is ours with the first of its disks."""
-        assert self._host is not None
-        for upstream, command in commands_of(self._host.service.servers.values()):
-            if ("upstream", upstream) in site.where:
-                command.ours.set()
-
     def _take(self, message: ChannelMessage) -> None:
         """A client of the older process asks for a disk that is ours."""
-        assert self._host is not None
         client = Given.of(message["client"], message.data)
         listener = listener_at(self._host, client.door)
         if listener is None or len(message.descriptors) != 1:
@@ -328,63 +309,11 @@ class Newer:
         take(self._channel.say, client, message.descriptors[0], begin)
 
     def _begin(self, listener: Listener, client: Given, stream: trio.SocketStream) -> None:
-        assert self._host is not None
         self._host.take(listener, stream, client)
-
-    # --- Disks
-
-    def _server_at(self, where: frozenset[tuple[str, ...]]) -> Server | None:
-        assert self._host is not None
-        there = (each for each in self._host.service.led_to if each.where & where)
-        return next(there, None)
-
-    def _lose(self, site: DiskSite, why: str, ranges: Sequence[Sequence[int]]) -> None:
-        assert self._host is not None
-        service = self._host.service
-        server = self._server_at(site.where)
-        if server is None:
-            service.log.warning(
-                "losses of a disk that no upstream leads to any more", export=site.name, why=why
-            )
-            return
-        disk = service.disk_at(Location(server, site.name))
-        disk.losses.tell_the_next(why, [(int(start), int(end)) for start, end in ranges])
-        disk.is_left()
-
-    def _lose_unnamed(self, where: Any, names: Sequence[str], *, all_: bool) -> None:
-        assert self._host is not None
-        server = self._server_at(DiskSite.of({"where": where, "name": ""}).where)
-        if server is None:
-            return
-        disks = self._host.service.disks
-        for name in names:
-            disks.remember(server.disks, bytes.fromhex(name))
-        if all_:
-            disks.remember(server.disks, None)
-
-    def _adopt(self, message: ChannelMessage) -> None:
-        assert self._host is not None
-        upstream = message["upstream"]
-        commands = dict(commands_of(self._host.service.servers.values()))
-        command = commands.get(upstream)
-        self._children.pop(upstream, None)
-        try:
-            if command is None or command.words != message["command"]:
-                return  # it was not asked for: the older process ends it
-            pidfd, *more = map(os.dup, message.descriptors)
-            command.adopt(message["pid"], pidfd, message["path"], more[0] if more else None)
-        except OSError as error:
-            self._host.service.log.error(
-                "server not taken over", upstream=upstream, why=error.strerror
-            )
-            return
-        command.ours.set()
-        self._channel.say(ChannelMessage("child-taken", {"upstream": upstream}))
 
     # --- What is done
 
     def _say_ready(self) -> None:
-        assert self._host is not None
         commands = {
             upstream: command.words
             for upstream, command in commands_of(self._host.service.servers.values())
@@ -397,7 +326,6 @@ class Newer:
         self._channel.say(ChannelMessage("ready", said))
 
     def _accept(self) -> None:
-        assert self._host is not None
         for listener in self._host.listeners:
             listener.closed = partial(self._say_closed, list(door_of(listener.settings.uri)))
         if not self.alone:
@@ -408,7 +336,6 @@ class Newer:
         self._channel.say(ChannelMessage("closed", {"door": door}))
 
     def _have_all(self) -> None:
-        assert self._host is not None
         assert self.beside is not None
         self.beside.all_gone()
         self._asking.all_stay()
@@ -419,18 +346,10 @@ class Newer:
         self._ended.set()
         for listener in self._host.listeners:
             listener.closed = _nothing
-        self._host.tasks.start_soon(self._open_gates)
+        self._host.tasks.start_soon(self._received.start_ourselves)
         self._host.is_alone()
 
-    async def _open_gates(self) -> None:
-        """Start servers ourselves, once those of the older process have ended."""
-        assert self._host is not None
-        await all_ended(self._children)
-        for _upstream, command in commands_of(self._host.service.servers.values()):
-            command.ours.set()
-
     def _end(self) -> None:
-        assert self._host is not None
         self._host.drain(now=False)
 
     def _say_serving(self) -> None:

@@ -3,8 +3,6 @@
 What it does with whatever happens is `steps.OLDER`; here is how. As long as it drains, it looks around every
 `LOOK_SECONDS`, and when a client leaves: who has come and gone is told to the newer process, disks whose last
 user has gone are given, and when nobody is left, so is the rest.
-
-This is longer than other modules: it has a method for each thing that the table of steps has it do.
 """
 
 from __future__ import annotations
@@ -14,26 +12,22 @@ import signal
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import trio
 
-from gateway import __version__
 from gateway.admin.control import ControlAnswer
 from gateway.handover.channel import Channel, closing_descriptors, pair
-from gateway.handover.homes import door_of
 from gateway.handover.message import ChannelMessage, NotUnderstood, common
-from gateway.net.listen import ListenError, open_listener
 from gateway.plural import plural
 from gateway.sessions.opened import Location
 from gateway.sessions.pausing import anywhere
 from gateway.upgrade.begin import started_by
 from gateway.upgrade.children import commands_of
-from gateway.upgrade.doors import ADMIN, CONTROL, LISTEN, PIDFILE, doors_said
 from gateway.upgrade.draining import Draining
 from gateway.upgrade.errands import Errands
-from gateway.upgrade.host import Started, UpgradeHost, listener_at
+from gateway.upgrade.host import Started, UpgradeHost
+from gateway.upgrade.sharing import SharedDoors
 from gateway.upgrade.steps import Act, Happening, OlderIs, older_step
 from gateway.upgrade.switched import switched_said
 from gateway.upgrade.tickets import TicketsOfTwo
@@ -56,8 +50,9 @@ class Older:
     as long as they like.
     """
 
+    _doors: SharedDoors
     _errands: Errands
-    _tickets: TicketsOfTwo  # both from when the newer process is started
+    _tickets: TicketsOfTwo  # these from when the newer process is started
 
     def __init__(
         self, host: UpgradeHost, program: Sequence[str], deadline_seconds: float | None
@@ -77,8 +72,6 @@ class Older:
         self._answer: trio.Event = trio.Event()
         self._done = False
         self._greeted = False
-        self._doors_taken: list[list[object]] = []
-        """What the newer process listens on as well."""
         self._left = trio.Event()
         self._manager = host.manager.environment
 
@@ -140,6 +133,7 @@ class Older:
             self._host.tasks.start_soon(self._soon, Happening.FAILED)
             return
         self._channel = Channel(ours)
+        self._doors = SharedDoors(self._host, self._channel.say)
         self._draining = Draining(self._host, self._channel)
         self._errands = Errands(self._channel.say)
         self._tickets = TicketsOfTwo(
@@ -192,7 +186,7 @@ class Older:
                 self.happens(Happening.FAILED)
             case "ready":
                 self._draining.gifts.wanted = message["commands"]
-                self._doors_taken = [list(each) for each in message["doors"]]
+                self._doors.are_taken(message)
                 self._tickets.when_at_rest(partial(self.happens, Happening.READY))
             case "serving":
                 self.happens(Happening.SERVING)
@@ -203,7 +197,7 @@ class Older:
             case "child-taken":
                 self._draining.gifts.taken(message["upstream"])
             case "closed":
-                self._close_door(tuple(message["door"]))
+                self._doors.close(message)
             case "errand":
                 self._host.tasks.start_soon(self._errands.do, message, self._do)
             case "undo":
@@ -222,28 +216,13 @@ class Older:
                 raise NotUnderstood(f"expected nothing of the kind {message.kind!r} now")
 
     def _give_doors(self) -> None:
-        host = self._host
-        control, file = host.doors.control, host.doors.pidfile
-        tickets: tuple[Path, int] | None = None
         try:
-            tickets = None if host.service.tickets is None else host.service.tickets.keeping.share()
-            for message in doors_said(
-                host.listeners,
-                None if control is None else (control.path, control.listening),
-                {} if host.doors.admin is None else host.doors.admin.sockets,
-                None if file is None else file.fd,
-                tickets,
-                version=__version__,
-                pid=os.getpid(),
-            ):
-                self._say(message)
+            self._doors.give()
         except OSError as error:
             self.problems.append(f"sockets cannot be given: {error.strerror}")
             self.happens(Happening.FAILED)
             return
-        finally:
-            if tickets is not None:  # it has been copied
-                os.close(tickets[1])
+        host = self._host
         service = host.service
         switched = switched_said(service.switched)
         children = [upstream for upstream, _command in commands_of(service.servers.values())]
@@ -255,12 +234,6 @@ class Older:
         }
         self._say(ChannelMessage("state", said))
         self._tickets.begin()
-
-    def _close_door(self, door: tuple[object, ...]) -> None:
-        """The newer process listens there no more: nor do we, or clients would wait for nobody."""
-        listener = listener_at(self._host, door)
-        if listener is not None:
-            self._host.tasks.start_soon(listener.aclose)
 
     def _say(self, message: ChannelMessage) -> None:
         assert self._channel is not None
@@ -292,9 +265,7 @@ class Older:
             command.started = partial(self._say_runs, upstream)
             if (running := command.running) is not None:
                 self._say_runs(upstream, running[0])
-        file = self._host.doors.pidfile
-        if file is not None:  # the newer process writes its number there as soon as it hears this
-            file.is_ours = [PIDFILE] not in self._doors_taken
+        self._doors.let_go_of_pidfile()
         paused = self._host.pauses.as_said()
         assert self._draining is not None
         self._host.pauses.have_gone_on = lambda exports: self._say(
@@ -324,21 +295,8 @@ class Older:
 
     def _say_done(self) -> None:
         self._done = True
-        host, taken = self._host, self._doors_taken
-        for listener in host.listeners:
-            listener.file_is_ours = [
-                LISTEN,
-                *door_of(listener.settings.uri),
-            ] not in taken
-            if listener.file_is_ours:  # its clients would wait for nobody
-                host.tasks.start_soon(listener.aclose)
-        control = host.doors.control
-        if control is not None:
-            control.file_is_ours = [CONTROL, str(control.path)] not in taken
-            if control.file_is_ours:
-                host.tasks.start_soon(control.aclose)
-        if host.doors.admin is not None:  # who has asked there for the upgrade is answered still
-            host.doors.admin.hand_over([str(door[1]) for door in taken if door[0] == ADMIN])
+        host = self._host
+        self._doors.let_go()
         if self._deadline_seconds is not None:
             self.deadline_at = trio.current_time() + self._deadline_seconds
         assert self._process is not None
@@ -370,19 +328,7 @@ class Older:
             )
         self._host.manager.goes_on(self._manager)
         self._host.serves()
-        self._host.tasks.start_soon(self._open_again)
-
-    async def _open_again(self) -> None:
-        """Listen again where the newer process did not want to."""
-        for listener in self._host.listeners:
-            if listener.sockets:
-                continue
-            try:
-                listener.sockets = (await open_listener(listener.settings)).sockets
-            except ListenError as error:
-                self._host.service.log.error("not listened on any more", why=str(error))
-            else:
-                self._host.doors.accept(listener)
+        self._host.tasks.start_soon(self._doors.open_again)
 
     def _take_back(self) -> None:
         if self._draining is not None:
