@@ -29,6 +29,7 @@ What it is asked while it runs:
 
 asked.py            what was asked over the control socket, in the log
 overview.py         what an operator is shown of listeners and certificates
+source.py           where the configuration came from, and how it is read again
 reload.py           another configuration while the gateway runs: all of it or nothing
 switching.py        the verbs that pause, resume and switch exports, and show what they have lost
 ticketing.py        exports that are made at run time: how their book is opened and exchanged

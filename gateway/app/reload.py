@@ -15,19 +15,14 @@ An address is kept if it is the same one, and so are those who wait there to be 
 of it holds for who comes from then on. New addresses are opened while the old ones are there still: so one
 that overlaps with an old one (0.0.0.0 with 127.0.0.1, at one port) is refused by the kernel, and nothing
 changes.
-
-This is longer than other modules: what may fail and the change itself have to be read side by side, or
-something stands in neither.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -36,14 +31,13 @@ from gateway.access.loading import look_anew
 from gateway.access.rules import Access
 from gateway.admin.control import ControlAnswer, ControlSocket
 from gateway.app.lacking import say_what_is_lacking
+from gateway.app.source import ConfigFiles, ConfigSource
 from gateway.app.standing import Listeners, Present, Standing
 from gateway.app.ticketing import following_book, one_turn
 from gateway.config import Config, ConfigError, Listen
-from gateway.config.documents import Note
 from gateway.log import set_up
 from gateway.net.listen import Listener, ListenError, file_as_in, is_for, open_listener
 from gateway.sessions.service import Service
-from gateway.tls.rotation import Stamp, stamp_of
 from gateway.upstream.backends import Backend
 from gateway.upstream.configured import Servers, StartError, counted, load_keyring, servers_of
 
@@ -61,22 +55,8 @@ STORM_SECONDS = 2
 """Signals that come in less than that after another are one, up to so long after the first: whoever sends
 them from a hook for each of many files means one reload, of all of them."""
 
-LOOK_AT_FILE_SECONDS = 5
-"""How often we look whether the file has changed, as for credentials (`gateway.tls.keyring`)."""
-
 TIMED_SECONDS = 60
 """How often sessions are held against rules that depend on the time: a schedule has minutes."""
-
-
-@dataclass(frozen=True)
-class ConfigSource:
-    """Where the configuration came from, and comes from again."""
-
-    path: Path
-    load: Callable[[Note], Config]
-    """Raises `ConfigError`. Called in a thread, with what is to be told of each file just before it is read."""
-    seen: Mapping[Path, Stamp]
-    """What the files were just before they were first loaded."""
 
 
 class NotReloaded(Exception):
@@ -146,7 +126,7 @@ class Reloader:
         self.present = Present()
         self._listen = listen
         self._is_asked = is_asked
-        self._source = source
+        self._files = ConfigFiles(source)
         self._service = service
         self._now = standing
         self._embedded = embedded
@@ -154,7 +134,6 @@ class Reloader:
         self._turn = trio.Lock()
         self._wanted = trio.Event()
         self._asked = 0
-        self._tried = {} if source is None else dict(source.seen)
 
     # --- Who asks for it
 
@@ -181,12 +160,7 @@ class Reloader:
 
     async def watch_file(self) -> None:
         """Reload when a file of it has changed, where the configuration says so, until cancelled."""
-        if self._source is not None:
-            await reload_on_change(
-                lambda: self._tried,
-                lambda: self._service.config.control.reload_on_change,
-                self.reload,
-            )
+        await self._files.watch(lambda: self._service.config.control.reload_on_change, self.reload)
 
     async def look_again_as_time_passes(self) -> None:
         """Hold sessions against rules that depend on the time, until cancelled."""
@@ -224,10 +198,8 @@ class Reloader:
                 )
             except NotReloaded as error:
                 failed = error
-            except (
-                Exception,
-                SystemExit,
-            ) as error:  # a bug, ours or a policy's; everybody is served on
+            except (Exception, SystemExit) as error:
+                # A bug, ours or a policy's; everybody is served on.
                 log.exception("reload failed")
                 failed = NotReloaded(f"an internal error: {error!r}")
             else:
@@ -237,7 +209,7 @@ class Reloader:
             if failed is not None:
                 done = []
             problems = [] if failed is None else list(failed.problems)
-            say = log.warning if self._source is None else log.error
+            say = log.warning if self._files.source is None else log.error
             for problem in problems:
                 say("configuration stays as it was", why=problem)
             # Whatever became of the configuration: who has renewed a certificate waits for this alone.
@@ -249,17 +221,13 @@ class Reloader:
         return ControlAnswer(failed is None, tuple(done), tuple(problems))
 
     async def _reload(self, limit: trio.CancelScope) -> list[str]:
-        if self._source is None:
+        if self._files.source is None:
             raise NotReloaded(
                 "it came from the command line or standard input: only serve --config FILE can be reloaded"
             )
         self._refuse_if_ending()
-        look_anew()
-        tried: dict[Path, Stamp] = {}
-        load = partial(self._source.load, lambda path: tried.update({path: stamp_of(path)}))
-        self._tried = tried
         try:
-            config = await trio.to_thread.run_sync(load, abandon_on_cancel=True)
+            config = await self._files.read()
         except ConfigError as error:
             raise NotReloaded(*map(str, error.problems)) from None
         return await self._go_over(config, limit)
@@ -272,18 +240,17 @@ class Reloader:
     ) -> list[str]:
         before = self._service.config
         if (config.user, config.group) != (before.user, before.group):
-            raise NotReloaded(f"{self._where}another user or group takes a new start")
+            raise NotReloaded(f"{self._files.where}another user or group takes a new start")
         async with AsyncExitStack() as opened, one_turn(self._service.tickets):
             with ExitStack() as changed:
                 try:
                     following = await self._prepare(config, opened, changed)
                 except (StartError, ListenError) as error:
-                    raise NotReloaded(f"{self._where}{error}") from None
+                    raise NotReloaded(f"{self._files.where}{error}") from None
                 self._refuse_if_ending()
                 if agreed is not None:
-                    limit.deadline = (
-                        math.inf
-                    )  # what was promised holds however long the others take
+                    # What was promised holds however long the others take.
+                    limit.deadline = math.inf
                     if not await agreed():
                         raise NotReloaded("the other workers stay as they were")
                 gone, done = self._commit(following)
@@ -291,10 +258,6 @@ class Reloader:
         with trio.CancelScope(shield=True):  # it is done, and a closing socket takes no time
             await gone.aclose()
         return done
-
-    @property
-    def _where(self) -> str:
-        return "" if self._source is None else f"{self._source.path}: "
 
     def _refuse_if_ending(self) -> None:
         if self._host.ends:
@@ -343,13 +306,8 @@ class Reloader:
                 opened.push_async_callback(_shielded(here.aclose))
             else:
                 left.remove(here)
-                before = here.settings
-                changes = (before.socket_mode, before.socket_owner) != (
-                    settings.socket_mode,
-                    settings.socket_owner,
-                )
-                if changes and self._is_asked:
-                    changed.enter_context(file_as_in(settings))
+                if self._is_asked:
+                    changed.enter_context(file_as_in(settings, here.settings))
             found.append((settings, here))
         return found
 
@@ -454,22 +412,3 @@ def _shielded(close: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[No
             await close()
 
     return closed
-
-
-async def reload_on_change(
-    tried: Callable[[], Mapping[Path, Stamp]],
-    wanted: Callable[[], bool],
-    reload: Callable[[], Awaitable[object]],
-) -> None:
-    """Reload when files are not as they were when they were `tried` last, if that is `wanted`, until cancelled.
-
-    A change is taken up when two looks have seen the same; one that fails is told of once, and the next change
-    tried again.
-    """
-    before = tried()
-    while True:
-        await trio.sleep(LOOK_AT_FILE_SECONDS)
-        now = {path: stamp_of(path) for path in list(tried())}
-        settled, before = now == before, now
-        if wanted() and settled and now != tried():
-            await reload()

@@ -10,21 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from functools import partial
-from pathlib import Path
 
 import trio
 
-from gateway.access.loading import PolicyError, look_anew
+from gateway.access.loading import PolicyError
 from gateway.admin.control import ControlAnswer
 from gateway.app.in_force import InForce, in_memory
 from gateway.app.manager import Manager
-from gateway.app.reload import RELOAD_SECONDS, ConfigSource, reload_on_change
+from gateway.app.reload import RELOAD_SECONDS
+from gateway.app.source import ConfigFiles, ConfigSource
 from gateway.config import Config, ConfigError, Listen
 from gateway.handover.message import ChannelMessage
 from gateway.log import set_up
 from gateway.net.listen import Listener, ListenError, file_as_in, is_for, open_listener
-from gateway.tls.rotation import Stamp, stamp_of
 from gateway.workers.crew import Crew, Worker
 from gateway.workers.homes import HomesMove, Table, counted_by, said_of, table_of
 from gateway.workers.merged import lines
@@ -50,12 +48,11 @@ class ReloadOfAll:
     ) -> None:
         self._in_force = in_force
         self._crew = crew
-        self._source = source
+        self._files = ConfigFiles(source)
         self._manager = manager
         self._ends = ends
         self.wanted = trio.Event()
         """Somebody wants it who does not wait for it."""
-        self._tried = {} if source is None else dict(source.seen)
 
     async def when_wanted(self) -> None:
         """Reload whenever it is `wanted`, until cancelled."""
@@ -66,12 +63,7 @@ class ReloadOfAll:
 
     async def watch_file(self) -> None:
         """Reload when a file of it has changed, where the configuration says so, until cancelled."""
-        if self._source is not None:
-            await reload_on_change(
-                lambda: self._tried,
-                lambda: self._in_force.config.control.reload_on_change,
-                self.reload,
-            )
+        await self._files.watch(lambda: self._in_force.config.control.reload_on_change, self.reload)
 
     async def reload(self) -> ControlAnswer:
         """Have all go over to another configuration, or none; and say what came of it."""
@@ -85,30 +77,23 @@ class ReloadOfAll:
 
     async def _reload(self) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
         """Give what was done, what is in the way, and whether it was gone over to."""
-        if self._source is None:
-            return (
-                (),
-                ("it came from the command line: only serve --config FILE can be reloaded",),
-                False,
-            )
+        if self._files.source is None:
+            why = "it came from the command line: only serve --config FILE can be reloaded"
+            return (), (why,), False
         if self._ends():
             return (), ("the gateway is shutting down",), False
-        look_anew()
-        tried: dict[Path, Stamp] = {}
-        load = partial(self._source.load, lambda path: tried.update({path: stamp_of(path)}))
-        self._tried = tried
         try:
-            config = await trio.to_thread.run_sync(load, abandon_on_cancel=True)
+            config = await self._files.read()
             table = self._homes_of(config)
         except ConfigError as error:
             return (), tuple(map(str, error.problems)), False
         except (HomesMove, PolicyError) as error:
-            return (), (f"{self._source.path}: {error}",), False
+            return (), (f"{self._files.where}{error}",), False
         async with AsyncExitStack() as opened:
             try:
                 following = await self._listeners_of(config, opened)
             except ListenError as error:
-                return (), (f"{self._source.path}: {error}",), False
+                return (), (f"{self._files.where}{error}",), False
             workers = [worker for worker in self._crew.workers if worker.serves]
             try:
                 problems = await self._prepared(workers, config, table, following)
@@ -199,15 +184,11 @@ class ReloadOfAll:
         for settings, listener in following:
             before = listener.settings
             listener.take_over(settings)
-            if (before.socket_mode, before.socket_owner) != (
-                settings.socket_mode,
-                settings.socket_owner,
-            ):
-                try:
-                    with file_as_in(settings):
-                        pass
-                except ListenError as error:
-                    problems.append(str(error))
+            try:
+                with file_as_in(settings, before):
+                    pass
+            except ListenError as error:
+                problems.append(str(error))
         now = [listener for _settings, listener in following]
         gone = [each for each in self._in_force.doors.listeners if each not in now]
         self._in_force.doors.listeners[:] = now

@@ -34,9 +34,10 @@ from gateway.app.manager import manager_of
 from gateway.app.options import USUAL, RunOptions
 from gateway.app.overview import Overview
 from gateway.app.pidfile import Pidfile, pidfile
-from gateway.app.reload import ConfigSource, Reloader
+from gateway.app.reload import Reloader
 from gateway.app.signals import HEARD, Obeying, none_held_back
 from gateway.app.socket_files import SocketFiles
+from gateway.app.source import ConfigSource
 from gateway.app.standing import Listeners, Standing
 from gateway.app.switching import verbs_of
 from gateway.app.tracing import trace_of
@@ -177,7 +178,7 @@ class _Run:
         counts = self._arrivals.counts
         self._overview = Overview(standing, counts, self._service, self._drained, self._leaving)
         self._farewell = Farewell(self._service, standing, self._leaving, counts)
-        self._doors = Doorkeeper(standing.doors, file, self._beside, self._taking, self._obeying)
+        self._doors = Doorkeeper(standing.doors, file, self.beside, self._taking, self._obeying)
         self._upgrading = Upgrading(
             *(
                 self,
@@ -223,7 +224,7 @@ class _Run:
         return self._status
 
     def _begin(self, everything: trio.CancelScope) -> None:
-        begin, reloader = self._beside, self._reloader
+        begin, reloader = self.beside, self._reloader
         pauses = Pauses(self._service, self._tasks)
         self._verbs |= verbs_of(self._service, pauses, lambda: self._standing.keyring)
         self._verbs |= ticketing.verbs_of(self._service)
@@ -302,10 +303,6 @@ class _Run:
         return await self._reloader.reload_to(config, agreed)
 
     def beside(self, task: Callable[..., Awaitable[object]], *arguments: object) -> None:
-        """Do something beside the clients."""
-        self._beside(task, *arguments)
-
-    def _beside(self, task: Callable[..., Awaitable[object]], *arguments: object) -> None:
         """Do something beside the clients. No bug of it ends the gateway."""
         self._tasks.start_soon(self._service.hub.keep_up, partial(task, *arguments))
 
@@ -314,7 +311,7 @@ class _Run:
             self._service,
             self._leaving,
             self._reloader.ask,
-            partial(self._beside, self._upgrading.by_signal),
+            partial(self.beside, self._upgrading.by_signal),
             self._write_state,
             self._member,
             self._fleet,
@@ -354,20 +351,20 @@ class _Run:
         verbs = {**self._verbs, **verbs_of(self._service, recent)}
         failed, heard = self._service.hub.failed, partial(say_asked, self._service.log)
         if door.ended is None:  # else it was another process's for a while
-            self._beside(door.control.run, verbs, self._tasks, self._arrivals.short, heard, failed)
-        self._beside(Web(door, self._service.log).run)
+            self.beside(door.control.run, verbs, self._tasks, self._arrivals.short, heard, failed)
+        self.beside(Web(door, self._service.log).run)
 
     def watch(self, keyring: Keyring) -> None:
         """Exchange credentials whose files change."""
-        self._beside(keyring.watch, self._service.log)
+        self.beside(keyring.watch, self._service.log)
 
     def keep(self, tickets: Book) -> None:
         """See to it that tickets end."""
-        self._beside(tickets.watch)
+        self.beside(tickets.watch)
 
     def see_off(self, wait: Callable[[Backend], Awaitable[None]], backend: Backend) -> None:
         """Wait for the last users of an upstream."""
-        self._beside(wait, backend)
+        self.beside(wait, backend)
 
     @property
     def ends(self) -> bool:
@@ -385,12 +382,12 @@ class _Run:
             admin.take_back()
             self.serve_web(admin)
         alive, line = self._service.hub.waker.goes_round, self._farewell.in_a_line
-        self._beside(self._standing.manager.run, alive, line)
+        self.beside(self._standing.manager.run, alive, line)
 
     def see_to_upstreams(self) -> None:
         """Nobody else has connections to the servers: see to them."""
-        self._beside(see_to_upstreams, self._service)
-        self._beside(say_what_is_lacking, self._service.config, self._service.log)
+        self.beside(see_to_upstreams, self._service)
+        self.beside(say_what_is_lacking, self._service.config, self._service.log)
 
     def take(self, listener: Listener, stream: trio.SocketStream, given: Given) -> None:
         """Serve a client that another process has handed over."""

@@ -33,9 +33,9 @@ from gateway.app.in_force import InForce
 from gateway.app.manager import Manager, manager_of
 from gateway.app.options import RunOptions
 from gateway.app.pidfile import pidfile
-from gateway.app.reload import ConfigSource
 from gateway.app.reload_all import ReloadOfAll
 from gateway.app.signals import HEARD, KILLED, none_held_back
+from gateway.app.source import ConfigSource
 from gateway.config import Config
 from gateway.handover.message import ChannelMessage
 from gateway.log import keep_recent, logger

@@ -139,7 +139,7 @@ def _run(
 
     from gateway.app import run as app
     from gateway.app.options import RunOptions
-    from gateway.app.reload import ConfigSource
+    from gateway.app.source import ConfigSource
     from gateway.upstream.configured import StartError
 
     read = None if source is None else ConfigSource(*source)

@@ -154,17 +154,21 @@ def _listening(sock: trio.socket.SocketType) -> trio.SocketListener:
 
 
 @contextmanager
-def file_as_in(settings: Listen) -> Iterator[None]:
-    """Give the file of a Unix socket that is listened on already the mode and owner of other settings; what
-    goes wrong inside takes that back. Raises `ListenError`.
+def file_as_in(settings: Listen, before: Listen) -> Iterator[None]:
+    """Give the file of a Unix socket that is listened on already the mode and owner of other settings, if those
+    are not what they were `before`; what goes wrong inside takes that back. Raises `ListenError`.
     """
     path = settings.uri.socket_path
-    if path is None or is_abstract(path):
+    same = (settings.socket_mode, settings.socket_owner) == (
+        before.socket_mode,
+        before.socket_owner,
+    )
+    if same or path is None or is_abstract(path):
         yield
         return
     file = Path(path)
     try:
-        before = file.stat()
+        there = file.stat()
     except OSError:  # somebody has removed it, and nobody can connect any more
         yield
         return
@@ -176,8 +180,8 @@ def file_as_in(settings: Listen) -> Iterator[None]:
         yield
     except BaseException as error:
         with suppress(OSError):
-            os.chown(file, before.st_uid, before.st_gid)
-            file.chmod(stat.S_IMODE(before.st_mode))
+            os.chown(file, there.st_uid, there.st_gid)
+            file.chmod(stat.S_IMODE(there.st_mode))
         if isinstance(error, OSError):
             text = f"cannot change mode or owner of {path}: {error.strerror or error}"
             raise ListenError(text) from None

@@ -13,7 +13,8 @@ import trio
 import trio.testing
 
 from gateway.admin.control import ControlAnswer, ControlSocket
-from gateway.app.reload import ConfigSource, Reloader
+from gateway.app.reload import Reloader
+from gateway.app.source import ConfigSource
 from gateway.app.standing import Listeners, Standing
 from gateway.app.ticketing import opened_book
 from gateway.app.web import AdminDoor

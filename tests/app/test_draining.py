@@ -17,7 +17,7 @@ from gateway.admin.asking import ask
 from gateway.admin.control import ControlAnswer
 from gateway.app import run
 from gateway.app.draining import LOOK_SECONDS, Leaving
-from gateway.app.reload import ConfigSource
+from gateway.app.source import ConfigSource
 from gateway.config import Config, parse
 from gateway.wire.constants import Cmd, Rep
 from tests.embedded.peers import Client

@@ -19,12 +19,12 @@ from gateway import clock
 from gateway.admin.control import ControlAnswer
 from gateway.app import reload as reloading
 from gateway.app.reload import (
-    LOOK_AT_FILE_SECONDS,
     SETTLE_SECONDS,
     STORM_SECONDS,
     TIMED_SECONDS,
     Reloader,
 )
+from gateway.app.source import LOOK_AT_FILE_SECONDS
 from gateway.config import load
 from gateway.embedded import MemoryDisk
 from gateway.embedded import Server as Embedded

@@ -13,7 +13,7 @@ import pytest
 import gateway
 import gateway.app
 from gateway.app.options import RunOptions
-from gateway.app.reload import ConfigSource
+from gateway.app.source import ConfigSource
 from gateway.cli import VERBS, main
 from gateway.config import Config, load
 from gateway.config.template import TEMPLATE
