@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.tools.kill_run import NOBODY_CAME_FROM_ELSEWHERE, NOTHING_LOST, Plan, Report, run
+from tests.tools.kill_plan import NOBODY_CAME_FROM_ELSEWHERE, NOTHING_LOST, Plan, Report
+from tests.tools.kill_run import run
 
 from .gateways import MODE
 

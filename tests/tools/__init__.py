@@ -11,6 +11,10 @@ schedules/      whole gateways, on a clock that jumps
 shares.py       how much of a long row of schedules is run each time
 soak.py         new schedules until the time is over: `make soak`
 kill_run.py     real servers killed with -9 under a verifying load: `python -m tests.tools.kill_run --help`
+kill_plan.py    what such a run does, and how it went
+victims.py      the servers that are killed
+load.py         its clients, and what they know
+findings.py     what any run has counted, and found wrong
 restart_run.py  a real server restarted while the gateway negotiates with it
 reconnect_run.py  clients that come and go for minutes, and what each process of the gateway has left of them
 fleet_world.py  a whole fleet, and a server that knows which gateway each of its connections is from

@@ -36,9 +36,11 @@ from random import Random
 import trio
 
 from gateway.config.fleet import FENCE_SECONDS, PATIENCE_SECONDS
+from tests.tools.findings import MOST_PROBLEMS
 from tests.tools.fleet_world import LOOK_AGAIN_SECONDS, FleetWorld, fleet_world, goes_on
 from tests.tools.history import Op
-from tests.tools.kill_run import MOST_PROBLEMS, Load, Plan, Report
+from tests.tools.kill_plan import Plan, Report
+from tests.tools.load import Load
 from tests.tools.stamps import Broken
 
 FAULTS = {"kill": 3, "stop": 3, "quorum": 2, "cut": 2}

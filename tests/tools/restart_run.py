@@ -18,7 +18,7 @@ import argparse
 import sys
 import tempfile
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -29,7 +29,8 @@ from gateway.wire.transmission import DISC
 from tests.embedded.peers import Client
 from tests.interop.processes import Process
 from tests.interop.servers import unix_uri
-from tests.tools.kill_run import CannotStart, listens
+from tests.tools.findings import Findings
+from tests.tools.victims import CannotStart, listens
 
 SIZE = 1 << 20
 
@@ -47,9 +48,6 @@ ANSWER_SECONDS = 60
 
 WRONG = (trio.TooSlowError, trio.BrokenResourceError, AssertionError, ValueError, EOFError, OSError)
 """What it looks like to a client if anything is wrong."""
-
-MOST_PROBLEMS = 5
-"""So many are enough to know."""
 
 CONFIG = """\
 [[listen]]
@@ -74,24 +72,16 @@ class Plan:
 
 
 @dataclass
-class Report:
+class Report(Findings):
     """How it went."""
 
     plan: Plan
-    problems: list[str] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
     gateway: str = ""
     """What the gateway said."""
 
-    def problem(self, text: str) -> None:
-        """Note what is wrong."""
-        if len(self.problems) < MOST_PROBLEMS:
-            self.problems.append(text)
-
     def __str__(self) -> str:
-        counts = ", ".join(f"{count} {what}" for what, count in sorted(self.counts.items()))
-        head = f"{self.plan.server}, {self.plan.connections}, seed {self.plan.seed}\n  {counts}"
-        return "\n".join([head, *(f"  WRONG: {problem}" for problem in self.problems)])
+        head = f"{self.plan.server}, {self.plan.connections}, seed {self.plan.seed}"
+        return "\n".join([head, f"  {self.counted}", *self.wrong])
 
 
 def command_of(plan: Plan, disk: Path, path: Path) -> list[str]:
