@@ -29,9 +29,10 @@ from gateway.admin.control import ControlAnswer, Misunderstood, Verb, who_asks
 from gateway.plural import plural
 from gateway.sessions.holding import NotDone, NotHere, Within
 from gateway.sessions.meant import Exports, Meant
-from gateway.sessions.pausing import COMMAND_SECONDS, LASTS_SECONDS, Pauses, Target
+from gateway.sessions.pausing import COMMAND_SECONDS, LASTS_SECONDS, Pauses
 from gateway.sessions.service import Service
 from gateway.sessions.untold import MOST_DISKS, in_words, losses_shown, lost_disks
+from gateway.sessions.whereabouts import Target
 from gateway.upstream.configured import StartError, switched_to
 from gateway.uri import NbdUri, UriError, check_name, parse_nbd_uri
 from gateway.wire.handshake import shown

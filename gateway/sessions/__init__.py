@@ -23,6 +23,7 @@ pausing.py       what is asked for, and when it ends by itself
 holders.py       who has asked for which pauses
 holding.py       sessions that begin nothing, and what they have written made durable
 comparing.py     what an export is where it is to be, compared with what it is
+whereabouts.py   where exports are, where a switch leads them, and what they leave there
 going_over.py    sessions that go on over other links, opened and compared before
 fitting.py       whether an export that is opened elsewhere keeps what was promised; pure
 reconnecting.py  sessions of paused exports that have lost their links get others

@@ -21,8 +21,6 @@ What must not happen:
   sessions of a paused export live on without their links, and get others when they go on.
 
 Several exports can be taken together: all of them are done, or none.
-
-This is longer than other modules: what is paused, resumed and switched takes turns, and ends the same pauses.
 """
 
 from __future__ import annotations
@@ -30,28 +28,32 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import trio
 
-from gateway.links.trunk import Trunk
 from gateway.plural import plural
 from gateway.sessions.comparing import compare, open_and_compare, route_of
 from gateway.sessions.going_over import (
     GoingOver,
-    others,
     part_from_links,
     refuse_to_part_others,
-    trunk_of,
 )
 from gateway.sessions.holders import Holders
 from gateway.sessions.holding import Holding, NotDone, NotHere, Within
 from gateway.sessions.opened import Location
 from gateway.sessions.reconnecting import Reconnecting
 from gateway.sessions.service import Paused, Relayed, Service
-from gateway.upstream.server import Server
+from gateway.sessions.whereabouts import (
+    Led,
+    Target,
+    anywhere,
+    lead_to,
+    location_now,
+    location_of,
+    trunks_left,
+)
 from gateway.wire.handshake import shown
 
 COMMAND_SECONDS = 30.0
@@ -61,23 +63,6 @@ Then all go on, for clients that have to wait longer begin to fail."""
 LASTS_SECONDS = 300.0
 """How long a pause lasts that nobody ends: enough to copy a disk's metadata, or to restart a server, and less
 than systems in virtual machines bear without a disk."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where an export is to be from now on."""
-
-    server: Server
-    name: str | None = None
-    """The export's name there; None: as the configuration has it."""
-
-
-Led = Mapping[str, tuple[Location | None, Location]]
-"""Exports that are to be led elsewhere: where each is, and where it is to be."""
-
-
-async def anywhere(_led: Led) -> None:
-    """There is one process, which may lead exports anywhere."""
 
 
 Exports = str | Sequence[str]
@@ -224,9 +209,11 @@ class Pauses:
         async with self._my_turn(within):
             config = service.config
             self.holding.refuse_if_draining()
-            locations = {name: self._location(name, target) for name in names}
-            await self.may_lead({name: (_now(service, name), locations[name]) for name in names})
-            leaving = self._left(locations, close_first)
+            locations = {name: location_of(service, name, target) for name in names}
+            await self.may_lead(
+                {name: (location_now(service, name), locations[name]) for name in names}
+            )
+            leaving = trunks_left(service, self.holding, locations, close_first)
             refuse_to_part_others(service, names, leaving)
             if not accept_loss:
                 self.holding.refuse_if_lost(names)
@@ -249,7 +236,7 @@ class Pauses:
                         sessions = await self._close_first(over, locations, new, within)
                     else:
                         sessions = self.holding.sessions(*names)
-                        leaving = self._left(locations, close_first)
+                        leaving = trunks_left(service, self.holding, locations, close_first)
                         await open_and_compare(self._service, over, locations, sessions, leaving)
                         await over.are_quiet(sessions)
                         over.go(sessions, leaving)
@@ -322,7 +309,8 @@ class Pauses:
         """Close the old connections, make the new ones, and have the sessions go over, which are held. Give the
         sessions. Raises `NotDone`, and then the exports stay paused.
         """
-        sessions, leaving = self.holding.sessions(*locations), self._left(locations, True)
+        sessions = self.holding.sessions(*locations)
+        leaving = trunks_left(self._service, self.holding, locations, True)
         refuse_to_part_others(self._service, locations, leaving)
         try:
             with within.over(
@@ -356,35 +344,6 @@ class Pauses:
         for name in new:
             self._holders.add([name])
             self._end_after(name, LASTS_SECONDS)
-
-    # --- Trunks
-
-    def _trunks(self, exports: Collection[str]) -> set[Trunk]:
-        """Give the trunks that the exports' sessions have a share of, and those that their next clients would
-        have.
-        """
-        service = self._service
-        found = {trunk_of(each.opened) for each in self.holding.sessions(*exports)}
-        for export in exports:
-            location = service.location(export, route_of(service, export))
-            found.add(None if location is None else service.disk_at(location).trunk)
-        return {trunk for trunk in found if trunk is not None}
-
-    def _left(self, locations: dict[str, Location], close_first: bool) -> set[Trunk]:
-        """Give the trunks that are given up when exports go to these locations. If another export was led to
-        the same trunk by a switch, it keeps that when this one goes to another disk; unless the connections
-        have to be closed first.
-        """
-        service, trunks = self._service, self._trunks(locations)
-        if close_first:
-            return trunks
-        configured = [self._location(export, None) for export in locations]
-        here = {service.disk_at(each) for each in (*locations.values(), *configured)}
-        return {
-            each
-            for each in trunks
-            if service.disks.of(each) in here or not others(service, locations, each)
-        }
 
     # --- The end
 
@@ -448,31 +407,6 @@ class Pauses:
         except Exception as error:  # a bug, which must hold nobody for ever
             self._service.hub.failed(error)
         self._let_go_on(export)
-
-    # --- Other locations
-
-    def _location(self, export: str, target: Target | None) -> Location:
-        service, route = self._service, route_of(self._service, export)
-        switches = service.switches[export] + 1
-        if target is None:
-            return Location(service.servers[route.upstream], route.upstream_name, switches)
-        name = route.upstream_name if target.name is None else target.name
-        return Location(target.server, name, switches)
-
-
-def lead_to(service: Service, export: str, location: Location, *, to_configured: bool) -> None:
-    """Lead new clients there. They have to be told of what nobody was told of yet."""
-    was = _now(service, export)
-    if was is not None:
-        there = service.disk_at(location)
-        service.disk_at(was).losses.hand_on(there.losses)
-        there.is_left()  # nobody is on it yet
-    service.switch(export, location, to_configured=to_configured)
-
-
-def _now(service: Service, export: str) -> Location | None:
-    route = service.config.route(export)
-    return None if route is None else service.location(export, route)
 
 
 def _nobody_minds(*_what: object) -> None:

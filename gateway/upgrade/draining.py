@@ -25,8 +25,8 @@ from gateway.hub.ends import Cause
 from gateway.protocol.server_role import ServerNegotiation
 from gateway.sessions.holding import NotDone, NotHere
 from gateway.sessions.opened import Location
-from gateway.sessions.pausing import Led
 from gateway.sessions.service import Paused, Relayed
+from gateway.sessions.whereabouts import Led
 from gateway.upgrade.asking import OnTheWay, take
 from gateway.upgrade.giving import Gifts
 from gateway.upgrade.homes import Giving, Whose

@@ -29,8 +29,8 @@ from gateway.handover.homes import door_of
 from gateway.handover.message import READ, ChannelMessage, NotUnderstood
 from gateway.net.listen import Listener
 from gateway.sessions.opened import Location
-from gateway.sessions.pausing import Led, anywhere
 from gateway.sessions.service import Service
+from gateway.sessions.whereabouts import Led, anywhere
 from gateway.upgrade.asking import OnTheWay, take
 from gateway.upgrade.beside import Beside
 from gateway.upgrade.children import commands_of

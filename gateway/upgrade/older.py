@@ -21,7 +21,7 @@ from gateway.handover.channel import Channel, closing_descriptors, pair
 from gateway.handover.message import ChannelMessage, NotUnderstood, common
 from gateway.plural import plural
 from gateway.sessions.opened import Location
-from gateway.sessions.pausing import anywhere
+from gateway.sessions.whereabouts import anywhere
 from gateway.upgrade.begin import started_by
 from gateway.upgrade.children import commands_of
 from gateway.upgrade.draining import Draining

@@ -9,8 +9,8 @@ from typing import Any
 
 from gateway.handover.message import NotUnderstood
 from gateway.sessions.opened import Location
-from gateway.sessions.pausing import lead_to
 from gateway.sessions.service import Service
+from gateway.sessions.whereabouts import lead_to
 from gateway.upstream.server import Server
 
 

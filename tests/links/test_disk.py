@@ -22,8 +22,8 @@ from gateway.links.trunk import Trunk
 from gateway.losses.survival import Doubt
 from gateway.protocol.errors import Refusal
 from gateway.sessions.holding import NotDone
-from gateway.sessions.pausing import Target
 from gateway.sessions.service import Relayed
+from gateway.sessions.whereabouts import Target
 from gateway.upstream.configured import servers_of
 from gateway.upstream.server import Server as Upstream
 from gateway.wire.constants import Cmd, Errno

@@ -10,7 +10,7 @@ import trio.testing
 
 from gateway.embedded import MemoryDisk, Server
 from gateway.net.dial import DialError
-from gateway.sessions.pausing import Target
+from gateway.sessions.whereabouts import Target
 from tests.embedded.peers import socket_pair
 from tests.sessions.houses import (
     SIZE,

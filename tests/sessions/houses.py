@@ -13,7 +13,8 @@ from pydantic import PrivateAttr
 from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Server
 from gateway.hub.session import Session
 from gateway.policy import Next, Policy, View
-from gateway.sessions.pausing import Pauses, Target
+from gateway.sessions.pausing import Pauses
+from gateway.sessions.whereabouts import Target
 from gateway.wire.limits import MIB
 from tests.embedded.peers import Client, socket_pair
 from tests.sessions.gateways import Gateway, gateway_before

@@ -12,7 +12,7 @@ import trio.testing
 from gateway.embedded import Faults, MemoryDisk, Request, Server
 from gateway.embedded.personality import proper_flags
 from gateway.sessions.holding import NotDone
-from gateway.sessions.pausing import Target
+from gateway.sessions.whereabouts import Target
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.transmission import encode_request

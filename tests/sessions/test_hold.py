@@ -25,8 +25,8 @@ from gateway.scan.traffic import Traffic
 from gateway.sessions.fitting import misfits
 from gateway.sessions.holding import NotDone
 from gateway.sessions.opened import Opened
-from gateway.sessions.pausing import Target
 from gateway.sessions.service import Paused
+from gateway.sessions.whereabouts import Target
 from gateway.throttle import Bucket, Unit
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.constants import TransmissionFlag as Flag

@@ -14,7 +14,7 @@ from gateway.embedded import PERSONALITIES, MemoryDisk, Request, Server
 from gateway.links.trunk import Trunk
 from gateway.net.drive import Stream
 from gateway.sessions.holding import NotDone
-from gateway.sessions.pausing import Target
+from gateway.sessions.whereabouts import Target
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.framing import EXTENDED
 from tests.embedded.peers import Client
