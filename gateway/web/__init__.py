@@ -15,7 +15,8 @@ doors.py     who comes, and what that lets them do; hosts and origins; pure
 tokens.py    the file of tokens
 guard.py     each request is held to that, before anybody reads it
 gateway.py   what is asked of the gateway: no more at a time than it bears, and once for all who ask the same
-metrics.py   the counts as Prometheus reads them: one table
+metrics.py   the counts as Prometheus has them: one table
+exposition.py  how they are written for it
 health.py    whether it lives, and whether it is ready
 verbs.py     which verbs HTTP offers, with what arguments: one table
 openapi.py   the same as an OpenAPI document

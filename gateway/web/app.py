@@ -32,10 +32,11 @@ from gateway import __version__
 from gateway.admin.asking import ControlError
 from gateway.admin.control import MAX_REQUEST_BYTES, ControlAnswer
 from gateway.web.doors import Role
+from gateway.web.exposition import CONTENT_TYPE, Exposition
 from gateway.web.gateway import Busy, Gateway, NotHeard, data_of
 from gateway.web.guard import objection_to, problem, visitor_of
 from gateway.web.health import why_not_ready
-from gateway.web.metrics import CONTENT_TYPE, Exposition, collected
+from gateway.web.metrics import METRICS, collected
 from gateway.web.openapi import document
 from gateway.web.verbs import DOES, LOOKS, Argument, Do, Look, Misread, checked, from_query
 from gateway.web.watch import Event, Lookout, TooMany, server_sent
@@ -124,7 +125,7 @@ class Site:
     def __init__(self, gateway: Gateway, watch: Lookout) -> None:
         self._gateway = gateway
         self._watch = watch
-        self._exposition = Exposition()
+        self._exposition = Exposition(METRICS)
         self._document = json.dumps(document()).encode()
 
     # --- The page

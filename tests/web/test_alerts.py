@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.web.metrics import METRICS, PREFIX
+from gateway.web.exposition import PREFIX
+from gateway.web.metrics import METRICS
 from tests.web.metric_table import BEGIN, END, PAGE, drawn
 
 TOP = Path(__file__).parents[2]

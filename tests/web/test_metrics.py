@@ -10,7 +10,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from gateway.counts.seconds import BOUNDS, Seconds, said_of
 from gateway.counts.totals import Totals
-from gateway.web.metrics import METRICS, PREFIX, Exposition, Snapshot
+from gateway.web.exposition import PREFIX, Exposition, Snapshot
+from gateway.web.metrics import METRICS
 
 
 def times(*each: float) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def export(name: str, **more: Any) -> dict[str, Any]:
 
 
 def samples(snapshot: Snapshot, exposition: Exposition | None = None) -> dict[Any, float]:
-    text = b"".join((exposition or Exposition()).pieces(snapshot)).decode()
+    text = b"".join((exposition or Exposition(METRICS)).pieces(snapshot)).decode()
     return {
         (sample.name.removeprefix(PREFIX), *sorted(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
@@ -209,7 +210,7 @@ def test_names_and_units_are_those_of_prometheus() -> None:
 
 def test_what_only_grows_never_goes_back() -> None:
     """A request that is under way is told as ok, and may then fail."""
-    exposition = Exposition()
+    exposition = Exposition(METRICS)
     before = Snapshot(STATUS, (export("disk", requests={"READ": 10}),))
     after = Snapshot(STATUS, (export("disk", requests={"READ": 10}, errors={"READ EIO": 1}),))
     key = ("requests_total", ("command", "READ"), ("export", "disk"), ("result", "ok"))
