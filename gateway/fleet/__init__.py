@@ -18,5 +18,8 @@ etcd.py       leases, keys, transactions and changes of etcd, over its JSON gate
 tickets.py    exports that are made at run time, at all gateways of a fleet
 following.py  keys that are followed: all below a prefix, as etcd had them a moment ago
 
+`DiskHome.serves` says whether a disk may be opened here. `GuardedSocket` asks before each batch whether it may
+be sent to the disk's server. Both go by the tenure and the lease.
+
 docs/fleet.md has what users are told of it, and what all this does not promise.
 """

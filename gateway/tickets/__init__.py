@@ -14,5 +14,6 @@ Each knows those above it, and none below.
 A name leads to a ticket by `Config.route`, as any name does: the configuration in force looks into the book's
 mapping of names. `Access` finds its policies there. All else (sessions, pauses, switches, losses) sees an
 export like others. That a ticket is over is seen by whoever asks for it in the same moment, because its first
-policy says so; its sessions are told by the book, which looks when something is due.
+policy says so. Its sessions are ended when something is due and the book looks: it says what is over, and
+`Service` (`gateway.sessions.service`) ends them in good order.
 """

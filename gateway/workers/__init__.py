@@ -21,6 +21,7 @@ past.py        what workers have done that have died; pure
 front.py       what the child that speaks HTTP asks, answered for all workers
 merged.py      what several workers answer, as one answer; pure
 
-The supervisor itself is `gateway.app.supervise`; a worker begins in `gateway.app.worker`. docs/workers.md has
-what users are told of it.
+The supervisor itself is `gateway.app.supervise`; a worker begins in `gateway.app.worker`. Another configuration
+is read by the supervisor (`gateway.app.reload_all`), which says it to each worker (`member`). docs/workers.md
+has what users are told of it.
 """

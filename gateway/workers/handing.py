@@ -20,7 +20,7 @@ from gateway.handover.given import Given
 from gateway.handover.message import ChannelMessage
 from gateway.protocol.errors import Hangup, Refusal
 from gateway.wire.constants import Rep
-from gateway.workers.office import Office
+from gateway.workers.office import WorkerOffice
 
 MOST_TIMES = 3
 """How often a client is handed over whose home dies meanwhile."""
@@ -105,7 +105,7 @@ class Handing:
 
     # --- Who comes
 
-    def take(self, message: ChannelMessage, office: Office) -> None:
+    def take(self, message: ChannelMessage, office: WorkerOffice) -> None:
         """Take a client, and say so; or say why not."""
         [descriptor] = message.descriptors
         given = Given.of(message["client"], message.data)

@@ -41,7 +41,7 @@ from gateway.workers.borrower import Borrower
 from gateway.workers.doors import GivenDoors
 from gateway.workers.handing import Handing
 from gateway.workers.homes import HomeOf, Table, addresses_of, home_of, key_of, table_said
-from gateway.workers.office import Office
+from gateway.workers.office import WorkerOffice
 from gateway.workers.rendezvous import worker_of
 
 LIST_SECONDS = 15.0
@@ -68,7 +68,7 @@ class Member:
         self._handing = Handing(self._channel)
         self.borrower = Borrower(self._channel.say)
         self._agreed: trio.MemorySendChannel[bool] | None = None
-        self._office: Office
+        self._office: WorkerOffice
 
     # --- The beginning
 
@@ -99,7 +99,7 @@ class Member:
             await self._channel.send_waiting()
         self._channel.close()
 
-    async def run(self, office: Office) -> None:
+    async def run(self, office: WorkerOffice) -> None:
         """Say that all is there, and do what the supervisor says until it has ended; then drain."""
         self._office = office
         self._channel.say(ChannelMessage("prepared", {"run": RUN, "problems": []}))

@@ -14,7 +14,7 @@ from gateway.net.listen import Listener
 from gateway.upstream.server import Server
 
 
-class Office(Protocol):
+class WorkerOffice(Protocol):
     """That gateway, with its doors and its clients."""
 
     def begin_to_accept(self) -> None:
