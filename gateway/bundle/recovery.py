@@ -199,9 +199,8 @@ def _doubted(work: Work) -> Steps:
     """Do what can be done about what may be lost. What is not lost after that is there, and can be flushed."""
     losses, trail = work.trail.losses, work.trail
     match work.survival.unflushed:
-        case (
-            Doubt.STICKY
-        ):  # it was lost when the last line was, unless others have proved that it is not
+        case Doubt.STICKY:
+            # It was lost when the last line was, unless others have proved that it is not.
             losses.lose(trail, RESTARTED)
         case Doubt.ASSUME_DURABLE:  # a FLUSH all the same: the server itself may say that it is not
             work.say("what the server had not flushed is taken to be durable")

@@ -35,9 +35,8 @@ class IncoherentDisk:
         self._disk = disk
         self._blocks: dict[int, bytearray] = {}
         self._dirty: set[int] = set()
-        self._lock = (
-            trio.Lock()
-        )  # a block must not be read from the disk while it is written to here
+        # A block must not be read from the disk while it is written to here.
+        self._lock = trio.Lock()
         self.size = disk.size
         self.read_only = disk.read_only
         self.immediate = disk.immediate

@@ -136,9 +136,8 @@ class Channel:
         try:
             if flags & socket.MSG_TRUNC:
                 raise NotUnderstood(f"expected at most {MAX_MESSAGE_BYTES} bytes in a message")
-            if (
-                flags & socket.MSG_CTRUNC
-            ):  # it has no more than there is room for: see `MAX_DESCRIPTORS`
+            if flags & socket.MSG_CTRUNC:
+                # It has no more than there is room for: see `MAX_DESCRIPTORS`.
                 raise DescriptorsLost(decode(whole))
             return decode(whole, descriptors) if whole else None
         except BaseException:

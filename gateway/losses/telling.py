@@ -162,9 +162,8 @@ class Telling(Ledger):
             debt.losses_seen += 1
             told_at = max(told_at, debt.told_at)
             news = [era for era in all_eras if self._is_news(debt, era)]
-            if len(news) < len(
-                all_eras
-            ):  # so the last EIO, whatever it was for, has told it of this, too
+            if len(news) < len(all_eras):
+                # So the last EIO, whatever it was for, has told it of this, too.
                 debt.told_first_at = debt.told_at
             if not news:
                 continue

@@ -100,9 +100,8 @@ class Dialler:
             raise self._error(error, address[0]) from None
 
     def _error(self, error: OSError | UnicodeError, kept: str | int | None = None) -> DialError:
-        if isinstance(
-            error, UnicodeError
-        ):  # of who looks names up; URIs have none that it would be
+        if isinstance(error, UnicodeError):
+            # Of who looks names up; URIs have none that it would be.
             return DialError(f"cannot connect to {self.uri}: no name of a host: {error}")
         # trio tries all addresses of a name, and says why each failed in a cause of the error.
         cause = error.__cause__

@@ -220,9 +220,8 @@ def say_goodbye(
     tls: ssl.SSLObject, outgoing: ssl.MemoryBIO, sock: socket.socket | trio.socket.SocketType
 ) -> None:
     """Send close_notify, if the kernel takes it at once. The other side's is not waited for."""
-    with suppress(
-        ssl.SSLError, ValueError
-    ):  # it has not come, and need not; or there was no handshake
+    with suppress(ssl.SSLError, ValueError):
+        # It has not come, and need not; or there was no handshake.
         tls.unwrap()
     if outgoing.pending:
         # A Trio socket's own `send` would have to be awaited.

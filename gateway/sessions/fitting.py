@@ -35,9 +35,8 @@ def misfits(was: Offer, before: Export, after: Export, agreed: Compiled) -> list
         compare("size for the client", was.size, now.size, eq)
     compare("first byte", was.base, now.base, eq)
     old, new = was.block_sizes, now.block_sizes
-    if (
-        after.block_sizes is not None
-    ):  # one that nobody told is kept to here, whatever a client sends
+    if after.block_sizes is not None:
+        # One that nobody told is kept to here, whatever a client sends.
         compare("minimum block", old.minimum, new.minimum, le)
     compare("maximum payload", old.maximum, new.maximum, ge)
     compare("alignment", was.alignment, now.alignment, le)

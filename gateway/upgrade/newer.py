@@ -184,9 +184,8 @@ class Newer:
         if self.alone or trio.current_time() < self._overdue_at:
             return
         self._host.service.log.error("older process killed: its time was over", pid=self.older_pid)
-        os.kill(
-            self.older_pid, signal.SIGKILL
-        )  # it is there: else its end of the channel would be closed
+        # It is there: else its end of the channel would be closed.
+        os.kill(self.older_pid, signal.SIGKILL)
         with trio.move_on_after(GREETING_SECONDS):
             await self._ended.wait()
 

@@ -153,9 +153,8 @@ def _decode_line(data: bytes) -> Header | int:
 
 
 def _source_of_line(line: bytes) -> ProxySource | None:
-    match line.decode("ascii", "replace").split(
-        " "
-    ):  # no address and no port has a replaced character
+    # No address and no port has a replaced character.
+    match line.decode("ascii", "replace").split(" "):
         case ["PROXY", "UNKNOWN", *_]:
             return None
         case ["PROXY", "TCP4" | "TCP6" as family, source, destination, port, to_port]:
