@@ -23,10 +23,11 @@ from gateway.config import Config, ConfigError, Listen
 from gateway.handover.message import ChannelMessage
 from gateway.log import set_up
 from gateway.net.listen import Listener, ListenError, file_as_in, is_for, open_listener
-from gateway.workers.crew import Crew, Worker
+from gateway.workers.crew import Crew
 from gateway.workers.homes import HomesMove, Table, counted_by, said_of, table_of
 from gateway.workers.merged import lines
 from gateway.workers.number import number_of
+from gateway.workers.worker import Worker
 
 COMMIT_SECONDS = 10.0
 """How long a worker may take to go over to what it has prepared, which takes no waiting."""
@@ -175,7 +176,7 @@ class ReloadOfAll:
         following: list[tuple[Listen, Listener]],
     ) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
         """Go over to it. From the first word on it is what a worker gets that is started."""
-        self._crew.holds = True
+        self._crew.passing.holds = True
         self._in_force.config, self._in_force.table = config, table
         set_up(config.log)
         for worker in workers:
@@ -203,7 +204,7 @@ class ReloadOfAll:
                 "worker has not gone over to a configuration", worker=worker.number
             )
             worker.kill()
-        self._crew.go_on()
+        self._crew.passing.go_on()
         there = [each for each in workers if each not in late and each.serves]
         problems += lines([(each.number, each.problems) for each in there])
         return lines([(each.number, each.done) for each in there]), tuple(problems), True

@@ -45,10 +45,11 @@ from gateway.upgrade.begin import VARIABLE, say_failed
 from gateway.upstream.configured import StartError
 from gateway.uri import NbdUri
 from gateway.workers.asking import NotThere
-from gateway.workers.crew import Crew, Worker
+from gateway.workers.crew import Crew
 from gateway.workers.desk import UPGRADE, Desk
 from gateway.workers.homes import Table, counted_by, table_of
 from gateway.workers.number import number_of
+from gateway.workers.worker import Worker
 
 if TYPE_CHECKING:
     from gateway.app.web import AdminDoor
@@ -162,7 +163,7 @@ class _Supervisor:
         for listener in self.in_force.doors.listeners:
             self._log.info("listening", uri=str(listener.uri))
         tasks.start_soon(self._shortages.run)
-        tasks.start_soon(self._crew.refuse_who_has_waited)
+        tasks.start_soon(self._crew.passing.refuse_who_has_waited, self._crew.workers)
         tasks.start_soon(self._crew.lender.run)
         tasks.start_soon(self._reloads.when_wanted)
         tasks.start_soon(self._reloads.watch_file)

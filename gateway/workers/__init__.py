@@ -13,7 +13,9 @@ member.py      a worker, as it knows itself: which homes are here, and what the 
 doors.py       the listening sockets that it is given, and who is there
 handing.py     clients that go from it to another one, or come from there
 office.py      what it asks of the gateway that it is
-crew.py        the workers, as the supervisor has them: started, briefed, and started again
+worker.py      one worker, as the supervisor knows it
+crew.py        all of them: started, briefed, and started again
+passing.py     clients on their way between them
 asking.py      how workers are asked
 orders.py      what an operator has set, and workers that come later have as well
 desk.py        what is asked of the gateway as a whole, answered for all workers

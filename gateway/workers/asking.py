@@ -18,8 +18,9 @@ from gateway.config import Config
 from gateway.config.exports import exact_name
 from gateway.handover.message import ChannelMessage
 from gateway.workers import merged
-from gateway.workers.crew import Crew, Worker
+from gateway.workers.crew import Crew
 from gateway.workers.homes import Table, home_of
+from gateway.workers.worker import Worker
 
 QUESTION_SECONDS = 10.0
 """How long a worker may take to say what it knows, which takes no waiting. One that is stuck, or was stopped,

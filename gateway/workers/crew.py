@@ -9,7 +9,7 @@ Before a worker is started in the place of another one, that one has been reaped
 connections, so no two processes are the home of one disk.
 
 One that dies soon after it was started is started again only after a while, longer each time
-(`AGAIN_SECONDS`). Clients for it wait meanwhile, but not for long (`ABSENT_SECONDS`).
+(`AGAIN_SECONDS`). Clients for it wait meanwhile, but not for long (`passing`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,8 @@ import trio
 from gateway.handover.channel import Channel, pair
 from gateway.handover.message import NO_ROOM, ChannelMessage
 from gateway.workers.lender import Lender
+from gateway.workers.passing import Passing, refuse
+from gateway.workers.worker import Worker
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -47,53 +48,6 @@ MOST_ATTEMPTS = 3
 
 START_SECONDS = 60.0
 """How long a worker may take until it is ready: as long as everything else that has to be there at a start."""
-
-ABSENT_SECONDS = 5.0
-"""How long a client waits for its disk's home to be there again; most are there in half a second."""
-
-MOST_WAITING = 4096
-"""Clients that wait for a worker which is being started; each is a descriptor of ours."""
-
-
-class Worker:
-    """One worker, as the supervisor knows it."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.process: trio.Process | None = None
-        self.channel: Channel | None = None
-        self.run = ""
-        """What the ids of its sessions begin with."""
-        self.first = trio.Event()
-        """It has begun once, or has failed for good."""
-        self.attempts = 0
-        """How often it was not ready, one time after the other."""
-        self.gone = trio.Event()
-        """Set, and replaced, when it has ended."""
-        self.serves = False
-        """It has begun, and can be spoken to."""
-        self.prepared: trio.Event = trio.Event()
-        self.problems: list[str] = []
-        """What it has said is in the way, when it was `prepared`."""
-        self.reloaded: trio.Event = trio.Event()
-        self.done: list[str] = []
-        self.restarts = 0
-        self.waiting: list[tuple[ChannelMessage, float]] = []
-        """Clients for it, until it serves; and until when each waits."""
-
-    def say(self, message: ChannelMessage) -> bool:
-        """Tell it something; say whether it is there to hear it."""
-        if self.channel is None or self.channel.over:
-            for descriptor in message.descriptors:
-                os.close(descriptor)
-            return False
-        self.channel.say(message)
-        return True
-
-    def kill(self) -> None:
-        """End it at once."""
-        if self.process is not None and self.process.returncode is None:
-            self.process.send_signal(signal.SIGKILL)
 
 
 class Crew:
@@ -116,13 +70,8 @@ class Crew:
         """Who starts a worker has it, and who reloads: none is started with half of a reload."""
         self.ends = False
         """No worker is started any more."""
-        self.holds = False
-        """Clients on their way wait: some workers have gone over to another configuration, some have not."""
-        self._held: list[tuple[Worker, ChannelMessage]] = []
+        self.passing = Passing(lambda: self.ends)
         self._brief, self._begun, self._gone = brief, begun, gone
-        self._numbers = count(1)
-        self._under_way: dict[int, tuple[Worker, int, Worker]] = {}
-        """Clients by number -> who has handed it over, by what number, and to whom."""
         self.failed: list[str] = []
         """Why there is nothing to serve: what the first workers have said."""
 
@@ -247,9 +196,7 @@ class Crew:
         await self._begun(worker)
         worker.say(ChannelMessage("begin"))
         worker.serves = True
-        waiting, worker.waiting = worker.waiting, []
-        for message, _until in waiting:
-            worker.say(message)
+        self.passing.has_begun(worker)
 
     def _cannot_serve(self, worker: Worker, why: str, *, final: bool) -> None:
         worker.attempts += 1
@@ -275,15 +222,7 @@ class Crew:
         worker.reloaded.set()
         worker.gone.set()
         worker.gone = trio.Event()
-        why = f"worker {worker.number}, which serves this disk, has ended"
-        for number, (came, theirs, to) in list(self._under_way.items()):
-            if to is worker:
-                del self._under_way[number]
-                # It was not served: else it had been taken. So it may be handed over to the next one.
-                said = {"number": theirs, "why": why, "again": True}
-                came.say(ChannelMessage("refused", said))
-            elif came is worker:
-                del self._under_way[number]
+        self.passing.has_ended(worker)
         if served and not self.ends:
             self.log.error("worker has died", worker=worker.number, status=process.returncode)
         self.lender.forget(worker.number)
@@ -298,12 +237,9 @@ class Crew:
                 worker.problems = [str(each) for each in message["problems"]]
                 worker.prepared.set()
             case "goes":
-                self._goes(worker, message)
+                self.passing.goes(worker, self._at(message), message)
             case "taken" | "refused":
-                came = self._under_way.pop(message["number"], None)
-                if came is not None:
-                    back = {**message.said, "number": came[1]}
-                    came[0].say(ChannelMessage(message.kind, back))
+                self.passing.answered(message)
             case "wants":
                 self.ask(self._at(message), message.descriptors)
             case "reloaded":
@@ -318,8 +254,7 @@ class Crew:
         """Go on without what could not be taken here; of a question whoever asks sees the end."""
         if message.kind == "goes":
             why = f"the supervisor cannot hand it over: {NO_ROOM}"
-            said = {"number": message["client"]["number"], "why": why, "again": False}
-            worker.say(ChannelMessage("refused", said))
+            refuse(worker, message["client"]["number"], why)
 
     def _at(self, message: ChannelMessage) -> Worker:
         number: int = message["to"]
@@ -332,56 +267,6 @@ class Crew:
                 os.close(descriptor)
             return False
         return worker.say(ChannelMessage("asks", descriptors=descriptors))
-
-    # --- Clients on their way
-
-    def _goes(self, came: Worker, message: ChannelMessage) -> None:
-        to, number = self._at(message), next(self._numbers)
-        client = message["client"]
-        theirs = client["number"]
-        self._under_way[number] = came, theirs, to
-        said = {"client": {**client, "number": number}}
-        on = ChannelMessage("client", said, message.data, message.descriptors)
-        if self.holds:
-            self._held.append((to, on))
-        else:
-            self._pass_on(to, on)
-
-    def go_on(self) -> None:
-        """All workers have the same configuration again: hand over who has waited for that."""
-        self.holds = False
-        held, self._held = self._held, []
-        for to, message in held:
-            self._pass_on(to, message)
-
-    def _pass_on(self, to: Worker, message: ChannelMessage) -> None:
-        if to.serves and to.channel is not None and not to.channel.over:
-            to.say(message)
-        elif self.ends or len(to.waiting) >= MOST_WAITING:
-            self._give_up(message, f"worker {to.number}, which serves this disk, is not there")
-        else:  # it is being started, or will be
-            to.waiting.append((message, trio.current_time() + ABSENT_SECONDS))
-
-    async def refuse_who_has_waited(self) -> None:
-        """Refuse those whose time to wait for a worker is over, until cancelled."""
-        while True:
-            await trio.sleep(ABSENT_SECONDS / 5)
-            now = trio.current_time()
-            for worker in self.workers:
-                over = [message for message, until in worker.waiting if until < now]
-                worker.waiting = [each for each in worker.waiting if each[1] >= now]
-                for message in over:
-                    self._give_up(
-                        message, f"worker {worker.number}, which serves this disk, is not there"
-                    )
-
-    def _give_up(self, message: ChannelMessage, why: str) -> None:
-        for descriptor in message.descriptors:
-            os.close(descriptor)
-        came = self._under_way.pop(message["client"]["number"], None)
-        if came is not None:
-            said = {"number": came[1], "why": why, "again": False}
-            came[0].say(ChannelMessage("refused", said))
 
 
 def _command(descriptor: int, number: int) -> list[str]:

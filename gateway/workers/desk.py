@@ -23,9 +23,10 @@ from gateway.status.waits import iso_time
 from gateway.wire.limits import KIB
 from gateway.workers import merged
 from gateway.workers.asking import Inquiries, NotThere, State
-from gateway.workers.crew import Crew, Worker
+from gateway.workers.crew import Crew
 from gateway.workers.orders import Orders
 from gateway.workers.past import Past
+from gateway.workers.worker import Worker
 
 SWITCH = (
     "with several workers no export is switched yet: its clients would stay in the worker that is the home of"

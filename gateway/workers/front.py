@@ -19,8 +19,8 @@ from gateway.admin.control import ControlAnswer, Misunderstood, Verb, no_argumen
 from gateway.log.recent import Recent
 from gateway.wire.limits import KIB, MIB
 from gateway.workers.asking import NotThere
-from gateway.workers.crew import Worker
 from gateway.workers.desk import Desk
+from gateway.workers.worker import Worker
 
 EXPORTS_IN_A_LINE = 100
 """As many as a worker tells of in a line, which is some tens of KiB."""

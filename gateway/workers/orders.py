@@ -19,7 +19,8 @@ from gateway.admin.control import ControlAnswer, Verb
 from gateway.sessions.pausing import LASTS_SECONDS
 from gateway.workers import merged
 from gateway.workers.asking import Inquiries, NotThere
-from gateway.workers.crew import Crew, Worker
+from gateway.workers.crew import Crew
+from gateway.workers.worker import Worker
 
 
 class Orders:
