@@ -10,6 +10,7 @@ import trio.testing
 from gateway.config.models import Log
 from gateway.handover.channel import Channel, pair
 from gateway.log import logger
+from gateway.web.verbs import DOES, LOOKS
 from gateway.workers.asking import QUESTION_SECONDS
 from gateway.workers.crew import Crew
 from gateway.workers.desk import Desk
@@ -17,6 +18,17 @@ from gateway.workers.desk import Desk
 
 def nobody(*_arguments: object) -> NoReturn:
     raise AssertionError("this is not asked")
+
+
+BY_OTHERS = {"log"}
+"""What is answered for whoever speaks HTTP, and has no need of the desk (`gateway.workers.front`)."""
+
+
+def test_whatever_one_process_answers_several_do() -> None:
+    """But for tickets, which are not known to several workers yet (`gateway.config.worker_checks`)."""
+    crew = Crew(1, logger(Log()), nobody, nobody, nobody)
+    verbs = {each.verb for each in (*LOOKS, *DOES) if not each.verb.startswith("export-")}
+    assert Desk(crew, nobody, nobody, nobody, 0.0).verbs().keys() == verbs - BY_OTHERS
 
 
 async def test_a_worker_that_says_nothing_keeps_nobody_waiting(
