@@ -373,15 +373,7 @@ class FailingDisk(MemoryDisk):
     async def write(self, offset: int, data: Data, *, fua: bool = False) -> None:
         raise OSError(offset, os.strerror(offset))
 
-    async def zero(
-        self,
-        offset: int,
-        length: int,
-        *,
-        fua: bool = False,
-        may_trim: bool = True,
-        fast: bool = False,
-    ) -> None:
+    async def zero(self, offset: int, length: int, **how: bool) -> None:
         raise OSError(offset, os.strerror(offset))
 
 

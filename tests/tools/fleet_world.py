@@ -130,18 +130,10 @@ class JudgedDisk(MemoryDisk):
         await super().write(offset, data, fua=fua)
         await self._changed(offset, len(data), fua=fua)
 
-    async def zero(
-        self,
-        offset: int,
-        length: int,
-        *,
-        fua: bool = False,
-        may_trim: bool = True,
-        fast: bool = False,
-    ) -> None:
+    async def zero(self, offset: int, length: int, **how: bool) -> None:
         self._judge()
-        await super().zero(offset, length, fua=fua, may_trim=may_trim, fast=fast)
-        await self._changed(offset, length, fua=fua)
+        await super().zero(offset, length, **how)
+        await self._changed(offset, length, fua=how.get("fua", False))
 
     async def _changed(self, offset: int, length: int, *, fua: bool) -> None:
         changed = range(offset // BLOCK_BYTES, -(-(offset + length) // BLOCK_BYTES))

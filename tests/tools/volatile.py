@@ -293,15 +293,7 @@ class VolatileDisk:
 
         await self._do("flush", 0, 0, run=run)
 
-    async def zero(
-        self,
-        offset: int,
-        length: int,
-        *,
-        fua: bool = False,
-        may_trim: bool = True,
-        fast: bool = False,
-    ) -> None:
+    async def zero(self, offset: int, length: int, *, fua: bool = False, **_how: bool) -> None:
         await self._zero("zero", offset, length, fua)
 
     async def trim(self, offset: int, length: int, *, fua: bool = False) -> None:
