@@ -120,6 +120,10 @@ class Cause(StrEnum):
     """The server has come back as another disk, or with less than the client was promised."""
     DENIED_BY_RELOAD = "denied-by-reload"
     """The rules that are in force now deny it; by time as well."""
+    EXPORT_GONE = "export-gone"
+    """The configuration in force does not have the export any more, and a rule ends such sessions."""
+    HOME_LOST = "home-lost"
+    """This gateway may not be its disk's home in the fleet any more."""
     BY_OPERATOR = "disconnected-by-operator"
     DRAIN = "drain"
     """Its listener is drained, and the deadline of that has passed; or its disk has its home at another
