@@ -50,7 +50,7 @@ class DisksHere:
         """See `FleetOffice`."""
         seconds = 0 if lost else self._service.config.drain_seconds
         for running in self._running_on(disk):
-            cause = Cause.UPSTREAM_LOST if lost else Cause.DRAIN
+            cause = Cause.HOME_LOST if lost else Cause.DRAIN
             running.relaying.finish(why, seconds, cause)
 
     def is_used(self, disk: str) -> bool:

@@ -376,7 +376,8 @@ class Service:
         except NotGranted as denied:
             if denied.disconnect:
                 why = f"access denied: {denied}"
-                relaying.finish(why, DENIED_SECONDS, Cause.DENIED_BY_RELOAD)
+                cause = Cause.EXPORT_GONE if denied.name is None else Cause.DENIED_BY_RELOAD
+                relaying.finish(why, DENIED_SECONDS, cause)
             return denied.disconnect
         limits = limits_of(grant.chain, session, self.bookkeeper)
         running.traffic.most_in_flight = limits.most_in_flight

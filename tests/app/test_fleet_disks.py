@@ -11,6 +11,7 @@ from gateway.app import fleet_disks
 from gateway.app.fleet_disks import DisksHere
 from gateway.fleet.home import DiskHome
 from gateway.fleet.record import LostOf
+from gateway.hub.ends import Cause
 from gateway.links.disk import NOT_REMEMBERED, Disks
 from gateway.sessions.service import Service
 
@@ -57,6 +58,19 @@ def test_who_is_led_to_the_home_keeps_no_disk_here() -> None:
     assert here.why_stays("disk") == "1 session whose client came in here"
     here.vouch("disk")
     assert [here.has_kept(each) for each in ("led", "")] == [True, False]
+
+
+@pytest.mark.parametrize(("lost", "cause"), [(True, Cause.HOME_LOST), (False, Cause.DRAIN)])
+def test_sessions_end_because_the_home_is_lost_or_given_away(lost: bool, cause: Cause) -> None:
+    here, _disks, _server = gateway()
+    service = cast("Any", here._service)
+    service.config = SimpleNamespace(drain_seconds=5.0)
+    ended: list[Any] = []
+    its = session("one", "d")
+    its.relaying = SimpleNamespace(finish=lambda *said: ended.append(said))
+    service.running = (its, session("other", "e"))
+    here.end_sessions("disk", "why", lost=lost)
+    assert ended == [("why", 0 if lost else 5.0, cause)]
 
 
 def test_the_gateway_vouches_for_the_connections_that_are_there_and_for_no_others(

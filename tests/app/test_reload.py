@@ -28,6 +28,7 @@ from gateway.app.source import LOOK_AT_FILE_SECONDS
 from gateway.config import load
 from gateway.embedded import MemoryDisk
 from gateway.embedded import Server as Embedded
+from gateway.hub.ends import Cause
 from gateway.protocol.client_role import Refused
 from gateway.wire.constants import Cmd, Rep
 from tests.app.houses import BLOCK, EXPORT, LISTEN, MEMORY, house, until
@@ -509,18 +510,29 @@ async def test_a_storm_without_an_end_is_not_waited_for(
 # --- Sessions
 
 
-async def test_a_rule_ends_those_whom_it_denies_and_nobody_else(workdir: Path) -> None:
+@pytest.mark.parametrize(
+    ("exports", "refused_with", "cause"),
+    [
+        (EXPORTS, Rep.ERR_POLICY, Cause.DENIED_BY_RELOAD),
+        (EXPORTS.replace('"x"', '"z"'), Rep.ERR_UNKNOWN, Cause.EXPORT_GONE),
+    ],
+)
+async def test_a_rule_ends_those_whom_it_denies_and_nobody_else(
+    workdir: Path, exports: str, refused_with: Rep, cause: Cause
+) -> None:
     async with house(workdir, LISTEN + MEMORY + EXPORTS + EVERYBODY) as gateway:
         x, y = await gateway.session("x"), await gateway.session("y")
-        denied = DENY + "disconnect = true\n"
-        answer = await gateway.reload(LISTEN + MEMORY + EXPORTS + denied + EVERYBODY)
+        denied = DENY.replace('"x"', '"[xz]"') + "disconnect = true\n"
+        answer = await gateway.reload(LISTEN + MEMORY + exports + denied + EVERYBODY)
         assert answer.done[-1] == "sessions: 1 kept, 1 ended"
         assert await x.rest() == b""
         assert await y.read(0, 512) == bytes(512)
         refused = await gateway.client()
         await refused.structured()
         refused.negotiation.go("x", ())
-        assert (await refused.refused()).reply == Rep.ERR_POLICY
+        assert (await refused.refused()).reply == refused_with
+        await until(lambda: gateway.events("session ended"))
+        assert [line["end"] for line in gateway.events("session ended")] == [cause]
 
 
 async def test_what_is_in_flight_is_answered_before_the_end(workdir: Path) -> None:
