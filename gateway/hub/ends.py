@@ -113,8 +113,7 @@ class Cause(StrEnum):
     TLS_LOST = "tls-lost"
     """TLS with the client has broken."""
     UPSTREAM_LOST = "upstream-lost"
-    """The connection to the server is lost, and nobody had the session live on; or this gateway is not the home
-    of the disk any more, because its lease was lost."""
+    """The connection to the server is lost, and nobody had the session live on."""
     UPSTREAM_PROTOCOL = "upstream-protocol"
     """The server has broken the protocol."""
     UPSTREAM_CHANGED = "upstream-changed"
