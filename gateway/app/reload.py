@@ -81,7 +81,7 @@ class _Next:
     tickets: Book | None
 
 
-class Host(Protocol):
+class ReloadOffice(Protocol):
     """Who runs what a reload brings."""
 
     def accept(self, listener: Listener) -> None:
@@ -118,7 +118,7 @@ class Reloader:
         service: Service,
         standing: Standing,
         embedded: trio.Nursery,
-        host: Host,
+        office: ReloadOffice,
         listen: Callable[[Listen], Awaitable[Listener]] = open_listener,
         *,
         is_asked: bool = True,
@@ -130,7 +130,7 @@ class Reloader:
         self._service = service
         self._now = standing
         self._embedded = embedded
-        self._host = host
+        self._office = office
         self._turn = trio.Lock()
         self._wanted = trio.Event()
         self._asked = 0
@@ -213,7 +213,7 @@ class Reloader:
             for problem in problems:
                 say("configuration stays as it was", why=problem)
             # Whatever became of the configuration: who has renewed a certificate waits for this alone.
-            if self._now.keyring is not None and not self._host.ends:
+            if self._now.keyring is not None and not self._office.ends:
                 exchanged = self._now.keyring.reload(log)
                 problems += exchanged.problems
                 if exchanged.done:
@@ -260,7 +260,7 @@ class Reloader:
         return done
 
     def _refuse_if_ending(self) -> None:
-        if self._host.ends:
+        if self._office.ends:
             raise NotReloaded(
                 "the gateway is shutting down, or a newer process is taking its place: reload that one"
             )
@@ -342,7 +342,7 @@ class Reloader:
         set_up(following.config.log)
         service.take_tickets(tickets)
         if self._now.takes(tickets) and tickets is not None:
-            self._host.keep(tickets)
+            self._office.keep(tickets)
         credentials = self._take_credentials(following.keyring)
         listeners = [listener for _settings, listener in following.listeners]
         new = [each for each in listeners if each not in doors.listeners]
@@ -353,16 +353,16 @@ class Reloader:
             listener.take_over(settings)
         doors.listeners[:] = listeners
         for listener in new:
-            self._host.accept(listener)
+            self._office.accept(listener)
         if following.control is not doors.control:
             gone.control, doors.control = doors.control, following.control
             if following.control is not None:
-                self._host.obey(following.control)
+                self._office.obey(following.control)
         if following.admin is not doors.admin:
             gone.admin, doors.admin = doors.admin, following.admin
             if following.admin is not None:
                 following.admin.come_into_force(gone.admin)
-                self._host.serve_web(following.admin)
+                self._office.serve_web(following.admin)
         self._now.servers = following.servers
         self._see_off(before.gone(following.servers))
         kept = len(listeners) - len(new) - changed
@@ -382,7 +382,7 @@ class Reloader:
         if self._now.keyring is not None:
             return self._now.keyring.become(keyring, self._service.log)
         self._now.keyring = keyring
-        self._host.watch(keyring)
+        self._office.watch(keyring)
         return keyring.whose
 
     # --- What has gone
@@ -392,7 +392,7 @@ class Reloader:
             self._now.leaving.pop(backend, None)
         for backend in backends:
             self._now.leaving[backend] = self.present.age
-            self._host.see_off(self._end, backend)
+            self._office.see_off(self._end, backend)
         self.present.age += 1
 
     async def _end(self, backend: Backend) -> None:

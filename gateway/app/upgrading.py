@@ -39,8 +39,8 @@ from gateway.wire.handshake import shown
 if TYPE_CHECKING:
     from gateway.handover.given import Given
     from gateway.identity import Identity
-    from gateway.upgrade.host import Started
     from gateway.upgrade.newer import Newer
+    from gateway.upgrade.office import Started
     from gateway.upgrade.older import Older  # these cost nothing where there is no upgrade
 
 MOST_DEADLINE_SECONDS = 366 * 24 * 3600.0
@@ -79,7 +79,7 @@ class Serving(Protocol):
 
 class Upgrading:
     """The upgrades of one process: the one by which it came, if any, and the one by which it goes. What both
-    need of the gateway is here (`gateway.upgrade.host.UpgradeHost`). `why_no_newer`
+    need of the gateway is here (`gateway.upgrade.office.UpgradeOffice`). `why_no_newer`
     says what of its command line is against another one.
     """
 
@@ -119,43 +119,43 @@ class Upgrading:
     # --- The house
 
     def start(self, program: Sequence[str], end: socket.socket) -> Started:
-        """See `UpgradeHost`."""
+        """See `UpgradeOffice`."""
         return started(program, end, self.manager.environment)
 
     @property
     def manager(self) -> Manager:
-        """See `UpgradeHost`."""
+        """See `UpgradeOffice`."""
         return self._standing.manager
 
     def serves(self) -> None:
-        """See `UpgradeHost`."""
+        """See `UpgradeOffice`."""
         self._serving.serves()
 
     @property
     def listeners(self) -> list[Listener]:
-        """See `UpgradeHost`."""
+        """See `UpgradeOffice`."""
         return self._standing.doors.listeners
 
     @property
     def clients(self) -> Mapping[str, tuple[Listener, Identity]]:
-        """See `UpgradeHost`."""
+        """See `UpgradeOffice`."""
         return self._serving.clients
 
     @property
     def drained(self) -> list[str]:
-        """See `UpgradeHost`."""
+        """See `UpgradeOffice`."""
         return self._overview.drained
 
     def take(self, listener: Listener, stream: trio.SocketStream, given: Given) -> None:
-        """See `UpgradeHost`."""
+        """See `UpgradeOffice`."""
         self._serving.take(listener, stream, given)
 
     def is_alone(self) -> None:
-        """See `UpgradeHost`."""
+        """See `UpgradeOffice`."""
         self._serving.see_to_upstreams()
 
     def drain(self, *, now: bool) -> None:
-        """See `UpgradeHost`."""
+        """See `UpgradeOffice`."""
         if now or not self._leaving.begun.is_set():
             self._leaving.begin(0)
 
@@ -290,7 +290,7 @@ class Upgrading:
         return self.newer if self.is_beside else None
 
     async def do(self, verb: str, asked: Mapping[str, Any]) -> ControlAnswer:
-        """See `UpgradeHost`."""
+        """See `UpgradeOffice`."""
         if verb not in WORDS:
             return ControlAnswer(False, problems=(f"{verb} is not done for another process",))
         try:
@@ -299,7 +299,7 @@ class Upgrading:
             return ControlAnswer(False, problems=(str(error),))
 
     def leads(self, exports: Mapping[str, Any]) -> None:
-        """See `UpgradeHost`."""
+        """See `UpgradeOffice`."""
         from gateway.upgrade.switched import lead
 
         lead(self.service, exports, self._switched_to)

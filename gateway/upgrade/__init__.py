@@ -21,7 +21,7 @@ beside.py     the clients that the older one has, as limits count them
 
 Both:
 
-host.py       what an upgrade needs of the gateway
+office.py     what an upgrade asks of the gateway
 asking.py     clients that were given to the other process, which has not said yet whose they are
 errands.py    what one has the other do: an operator's verbs, and the begin of a ticket's use
 doors.py      listening sockets on their way

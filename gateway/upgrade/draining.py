@@ -30,7 +30,7 @@ from gateway.sessions.whereabouts import Led
 from gateway.upgrade.asking import OnTheWay, take
 from gateway.upgrade.giving import Gifts
 from gateway.upgrade.homes import Giving, Whose
-from gateway.upgrade.host import UpgradeHost, listener_at
+from gateway.upgrade.office import UpgradeOffice, listener_at
 from gateway.wire.handshake import shown
 
 SWITCH = "a switch"
@@ -42,12 +42,12 @@ UPGRADED = "the gateway was upgraded, and the time of the process before is over
 class Draining:
     """The clients and disks of the older process, from when it accepts nobody any more."""
 
-    def __init__(self, host: UpgradeHost, channel: Channel) -> None:
-        self.gifts = Gifts(host.service, channel.say)
+    def __init__(self, office: UpgradeOffice, channel: Channel) -> None:
+        self.gifts = Gifts(office.service, channel.say)
         self.asking = OnTheWay()
         self.ending = False
         """Its time is over: sessions end, and no client of the newer process is taken."""
-        self._host = host
+        self._office = office
         self._channel = channel
         self._giving = Giving()
         self._later: list[tuple[Given, int]] = []
@@ -63,7 +63,7 @@ class Draining:
 
     def begin(self) -> None:
         """From now on clients here, too, may ask for disks that are not here."""
-        service = self._host.service
+        service = self._office.service
         service.homes = self
         for core in service.negotiations:
             self._have_stay(core)
@@ -73,7 +73,7 @@ class Draining:
         """The newer process has died: all is ours."""
         self._giving.take_back()
         self.gifts.take_back()
-        service = self._host.service
+        service = self._office.service
         service.homes = None
         for export, paused in service.paused.items():
             if paused.elsewhere:  # who comes waits here again
@@ -85,7 +85,7 @@ class Draining:
 
     def look(self) -> bool:
         """Look around; say whether nothing is left here."""
-        host, service = self._host, self._host.service
+        office, service = self._office, self._office.service
         self.tell_changes()
         if self.ending:
             for paused in service.paused.values():
@@ -101,14 +101,14 @@ class Draining:
         for client, descriptor in later:
             self._judge(client, descriptor)
         busy = any(disk.busy for disk in service.disks.there())
-        control = host.doors.control
+        control = office.doors.control
         answering = control is not None and control.answering
-        return not (host.clients or busy or answering or self._later or self.asking)
+        return not (office.clients or busy or answering or self._later or self.asking)
 
     def tell_changes(self) -> None:
         """Tell the newer process who has come, has opened an export, and has left."""
-        opened = {each.membership.session.client.id: each for each in self._host.service.running}
-        there = self._host.clients
+        opened = {each.membership.session.client.id: each for each in self._office.service.running}
+        there = self._office.clients
         for id_ in self._told.keys() - there.keys():
             del self._told[id_]
             self._channel.say(ChannelMessage("gone", {"id": id_}))
@@ -139,7 +139,7 @@ class Draining:
 
     def _judge(self, client: Given, descriptor: int) -> None:
         """Take a client of the newer process, or give it the disk. The descriptor belongs to this."""
-        site, listener = client.site, listener_at(self._host, client.door)
+        site, listener = client.site, listener_at(self._office, client.door)
         if site is None:
             lists = self.gifts.lists() and not self.ending
             whose = Whose.TAKEN if lists else Whose.YOURS
@@ -159,17 +159,17 @@ class Draining:
             elif site is None:
                 self._channel.say(ChannelMessage("yours", number))
             else:
-                self._host.tasks.start_soon(self.gifts.give, site, number)
+                self._office.tasks.start_soon(self.gifts.give, site, number)
         finally:
             os.close(descriptor)
 
     def _begin(self, client: Given, stream: trio.SocketStream) -> None:
-        listener = listener_at(self._host, client.door)
+        listener = listener_at(self._office, client.door)
         if listener is None:  # it was closed this moment
             stream.socket.close()
             return
         self._told[client.session_id] = False  # the newer process counts it
-        self._host.take(listener, stream, client)
+        self._office.take(listener, stream, client)
 
     # --- Exports that are led elsewhere
 
@@ -188,7 +188,7 @@ class Draining:
         or will have. Raises `NotDone`, or `NotHere`: the newer process may.
         """
         given = {name for name, (was, _to) in led.items() if was is None or self._has_given(was)}
-        here = {each.name for each in self._host.service.running} & {*led}
+        here = {each.name for each in self._office.service.running} & {*led}
         if here & self._sessions_elsewhere or (given and here):
             both = ", ".join(map(shown, sorted(here)))
             raise NotDone(f"{both} has sessions in two processes, until this one has ended")
@@ -236,7 +236,7 @@ class Draining:
 
     def _have_stay(self, core: ServerNegotiation) -> None:
         """A client has asked about an export, and was told: what it was told has to hold if it opens it now."""
-        service, name = self._host.service, core.asked_for
+        service, name = self._office.service, core.asked_for
         route = None if name is None else service.config.route(name)
         location = None if name is None or route is None else service.location(name, route)
         if location is not None:

@@ -36,7 +36,7 @@ from gateway.upgrade.beside import Beside
 from gateway.upgrade.children import commands_of
 from gateway.upgrade.doors import PIDFILE, Inherited
 from gateway.upgrade.errands import Errands
-from gateway.upgrade.host import UpgradeHost, listener_at
+from gateway.upgrade.office import UpgradeOffice, listener_at
 from gateway.upgrade.receiving import Received
 from gateway.upgrade.steps import Act, Happening, NewerIs, newer_step
 from gateway.upgrade.switched import lead, switched_said
@@ -59,7 +59,7 @@ class NotGreeted(Exception):
 class Newer:
     """What we know of the older process, and what we have of it."""
 
-    _host: UpgradeHost
+    _office: UpgradeOffice
     _received: Received
     _tickets: TicketsOfTwo  # these from `begin` on
 
@@ -146,18 +146,18 @@ class Newer:
 
     # --- Beside the older process
 
-    def begin(self, host: UpgradeHost) -> None:
+    def begin(self, office: UpgradeOffice) -> None:
         """All is there: say so. Accepting begins when the older process has said `go`."""
-        self._begun, self._host = True, host
-        self._received = Received(host.service, self._channel.say)
-        self.beside = Beside(host.service)
-        host.service.homes = self
-        host.service.named_elsewhere = self.beside.names
+        self._begun, self._office = True, office
+        self._received = Received(office.service, self._channel.say)
+        self.beside = Beside(office.service)
+        office.service.homes = self
+        office.service.named_elsewhere = self.beside.names
         self._tickets = TicketsOfTwo(
-            host.service.tickets, self._channel.say, self.errands, host.tasks
+            office.service.tickets, self._channel.say, self.errands, office.tasks
         )
-        host.pauses.may_lead, host.pauses.have_led = self._may_lead, self._say_switched
-        host.tasks.start_soon(self._follow)
+        office.pauses.may_lead, office.pauses.have_led = self._may_lead, self._say_switched
+        office.tasks.start_soon(self._follow)
         self.happens(Happening.PREPARED)
 
     def happens(self, event: Happening) -> None:
@@ -169,7 +169,7 @@ class Newer:
     async def farewell(self) -> None:
         """We were told to end: the older process, whose sessions end too, ends before we do."""
         wait = self._begun and self.state is NewerIs.STOPPING
-        seconds = self._host.service.config.drain_seconds if wait else 0
+        seconds = self._office.service.config.drain_seconds if wait else 0
         with trio.move_on_after(seconds + FAREWELL_SECONDS):
             await self._channel.all_sent()
             if wait:
@@ -183,7 +183,9 @@ class Newer:
         """End the older process, if its deadline was so long ago that it does not end by itself any more."""
         if self.alone or trio.current_time() < self._overdue_at:
             return
-        self._host.service.log.error("older process killed: its time was over", pid=self.older_pid)
+        self._office.service.log.error(
+            "older process killed: its time was over", pid=self.older_pid
+        )
         # It is there: else its end of the channel would be closed.
         os.kill(self.older_pid, signal.SIGKILL)
         with trio.move_on_after(GREETING_SECONDS):
@@ -198,9 +200,9 @@ class Newer:
         await self._channel.run(self._hear)
         if self._channel.why and not self.alone:
             # It is there, and we do not understand each other. It has all that we have, and ends us.
-            self._host.service.log.error("upgrade broken off", why=self._channel.why)
+            self._office.service.log.error("upgrade broken off", why=self._channel.why)
             self.state = NewerIs.ENDED
-            self._host.drain(now=False)
+            self._office.drain(now=False)
         else:
             self.happens(Happening.OTHER_DIED)
         self._ended.set()
@@ -215,18 +217,18 @@ class Newer:
             case "go":
                 deadline = message.said.get("deadline")
                 if isinstance(deadline, int | float):
-                    seconds = deadline + self._host.service.config.drain_seconds + OVERDUE_SECONDS
+                    seconds = deadline + self._office.service.config.drain_seconds + OVERDUE_SECONDS
                     self._overdue_at = trio.current_time() + seconds
                 self._pause(message.said.get("paused", {}))
                 self.happens(Happening.GO)
             case "resumed":
-                self._host.tasks.start_soon(self._host.pauses.go_on, message["exports"])
+                self._office.tasks.start_soon(self._office.pauses.go_on, message["exports"])
             case "answer":
                 self.errands.answered(message)
             case "errand":
-                self._host.tasks.start_soon(self.errands.do, message, self._do)
+                self._office.tasks.start_soon(self.errands.do, message, self._do)
             case "switched":
-                self._host.leads(message["exports"])
+                self._office.leads(message["exports"])
             case "ticket" | "ticket-over":
                 self._tickets.heard(message, with_files=True)
             case "bye":
@@ -255,7 +257,7 @@ class Newer:
     def _pause(self, said: Any) -> None:
         """What is paused in the older process is paused here, too. Raises `NotUnderstood`."""
         try:
-            self._host.pauses.take_over(said)
+            self._office.pauses.take_over(said)
         except (AttributeError, KeyError, TypeError) as error:
             raise NotUnderstood(f"expected pauses, got {said!r:.80} ({error!r})") from None
 
@@ -301,23 +303,23 @@ class Newer:
     def _take(self, message: ChannelMessage) -> None:
         """A client of the older process asks for a disk that is ours."""
         client = Given.of(message["client"], message.data)
-        listener = listener_at(self._host, client.door)
+        listener = listener_at(self._office, client.door)
         if listener is None or len(message.descriptors) != 1:
             return  # it is hung up on, when the older process waits no longer, and comes again
         begin = partial(self._begin, listener, client)
         take(self._channel.say, client, message.descriptors[0], begin)
 
     def _begin(self, listener: Listener, client: Given, stream: trio.SocketStream) -> None:
-        self._host.take(listener, stream, client)
+        self._office.take(listener, stream, client)
 
     # --- What is done
 
     def _say_ready(self) -> None:
         commands = {
             upstream: command.words
-            for upstream, command in commands_of(self._host.service.servers.values())
+            for upstream, command in commands_of(self._office.service.servers.values())
         }
-        file = self._host.doors.pidfile
+        file = self._office.doors.pidfile
         if file is not None and file.fd == self.inherited.pidfile:
             self.inherited.taken.append([PIDFILE])
         self.inherited.close()
@@ -325,11 +327,11 @@ class Newer:
         self._channel.say(ChannelMessage("ready", said))
 
     def _accept(self) -> None:
-        for listener in self._host.listeners:
+        for listener in self._office.listeners:
             listener.closed = partial(self._say_closed, list(door_of(listener.settings.uri)))
         if not self.alone:
             self._tickets.keep()
-        self._host.serves()
+        self._office.serves()
 
     def _say_closed(self, door: list[object]) -> None:
         self._channel.say(ChannelMessage("closed", {"door": door}))
@@ -340,16 +342,16 @@ class Newer:
         self._asking.all_stay()
         self.errands.nobody_answers()
         self._tickets.are_ours_alone()
-        self._host.pauses.may_lead, self._host.pauses.have_led = anywhere, _nothing
-        self._host.service.homes, self._host.service.named_elsewhere = None, tuple
+        self._office.pauses.may_lead, self._office.pauses.have_led = anywhere, _nothing
+        self._office.service.homes, self._office.service.named_elsewhere = None, tuple
         self._ended.set()
-        for listener in self._host.listeners:
+        for listener in self._office.listeners:
             listener.closed = _nothing
-        self._host.tasks.start_soon(self._received.start_ourselves)
-        self._host.is_alone()
+        self._office.tasks.start_soon(self._received.start_ourselves)
+        self._office.is_alone()
 
     def _end(self) -> None:
-        self._host.drain(now=False)
+        self._office.drain(now=False)
 
     def _say_serving(self) -> None:
         self._channel.say(ChannelMessage("serving"))

@@ -26,7 +26,7 @@ from gateway.upgrade.begin import started_by
 from gateway.upgrade.children import commands_of
 from gateway.upgrade.draining import Draining
 from gateway.upgrade.errands import Errands
-from gateway.upgrade.host import Started, UpgradeHost
+from gateway.upgrade.office import Started, UpgradeOffice
 from gateway.upgrade.sharing import SharedDoors
 from gateway.upgrade.steps import Act, Happening, OlderIs, older_step
 from gateway.upgrade.switched import switched_said
@@ -55,7 +55,7 @@ class Older:
     _tickets: TicketsOfTwo  # these from when the newer process is started
 
     def __init__(
-        self, host: UpgradeHost, program: Sequence[str], deadline_seconds: float | None
+        self, office: UpgradeOffice, program: Sequence[str], deadline_seconds: float | None
     ) -> None:
         self.state = OlderIs.ALONE
         self.problems: list[str] = []
@@ -63,7 +63,7 @@ class Older:
         """When sessions end here, as Trio's clock has it; None: when they like."""
         self.gone = trio.Event()
         """Nothing is left to do."""
-        self._host = host
+        self._office = office
         self._program = [*program]
         self._deadline_seconds = deadline_seconds
         self._process: Started | None = None
@@ -73,7 +73,7 @@ class Older:
         self._done = False
         self._greeted = False
         self._left = trio.Event()
-        self._manager = host.manager.environment
+        self._manager = office.manager.environment
 
     # --- Who asks
 
@@ -97,7 +97,7 @@ class Older:
 
     def who_is_here(self) -> str:
         """Say who is here still, in words."""
-        count_ = len(self._host.clients)
+        count_ = len(self._office.clients)
         if not count_:
             return f"process {os.getpid()} has no clients and ends"
         until = "until they leave"
@@ -127,23 +127,23 @@ class Older:
         try:
             ours, theirs = pair()
             with theirs:
-                self._process = self._host.start(self._program, theirs)
+                self._process = self._office.start(self._program, theirs)
         except OSError as error:
             self.problems.append(f"cannot start {self._program[0]}: {error.strerror}")
-            self._host.tasks.start_soon(self._soon, Happening.FAILED)
+            self._office.tasks.start_soon(self._soon, Happening.FAILED)
             return
         self._channel = Channel(ours)
-        self._doors = SharedDoors(self._host, self._channel.say)
-        self._draining = Draining(self._host, self._channel)
+        self._doors = SharedDoors(self._office, self._channel.say)
+        self._draining = Draining(self._office, self._channel)
         self._errands = Errands(self._channel.say)
         self._tickets = TicketsOfTwo(
-            self._host.service.tickets, self._channel.say, self._errands, self._host.tasks
+            self._office.service.tickets, self._channel.say, self._errands, self._office.tasks
         )
         # They wait for it in the channel: whenever we are killed from now on, the newer process has them, and
         # clients wait in their queues.
         self._give_doors()
-        self._host.tasks.start_soon(self._follow, self._process, self._channel)
-        self._host.tasks.start_soon(
+        self._office.tasks.start_soon(self._follow, self._process, self._channel)
+        self._office.tasks.start_soon(
             self._late, OlderIs.STARTING, READY_SECONDS, "the newer process was not ready"
         )
 
@@ -199,13 +199,13 @@ class Older:
             case "closed":
                 self._doors.close(message)
             case "errand":
-                self._host.tasks.start_soon(self._errands.do, message, self._do)
+                self._office.tasks.start_soon(self._errands.do, message, self._do)
             case "undo":
-                self._host.tasks.start_soon(self._errands.undo, message["number"])
+                self._office.tasks.start_soon(self._errands.undo, message["number"])
             case "answer":
                 self._errands.answered(message)
             case "switched":
-                self._host.leads(message["exports"])
+                self._office.leads(message["exports"])
             case "ticket" | "ticket-over":
                 self._tickets.heard(message)
             case "stop":
@@ -222,14 +222,14 @@ class Older:
             self.problems.append(f"sockets cannot be given: {error.strerror}")
             self.happens(Happening.FAILED)
             return
-        host = self._host
-        service = host.service
+        office = self._office
+        service = office.service
         switched = switched_said(service.switched)
         children = [upstream for upstream, _command in commands_of(service.servers.values())]
         said = {
             "switched": switched,
             "disabled": [*service.disabled],
-            "drained": [*host.drained],
+            "drained": [*office.drained],
             "children": children,
         }
         self._say(ChannelMessage("state", said))
@@ -257,25 +257,25 @@ class Older:
 
     def _stop_accepting(self) -> None:
         assert self._draining is not None
-        self._host.doors.accept_nobody()
+        self._office.doors.accept_nobody()
         self._draining.begin()
 
     def _say_go(self) -> None:
-        for upstream, command in commands_of(self._host.service.servers.values()):
+        for upstream, command in commands_of(self._office.service.servers.values()):
             command.started = partial(self._say_runs, upstream)
             if (running := command.running) is not None:
                 self._say_runs(upstream, running[0])
         self._doors.let_go_of_pidfile()
-        paused = self._host.pauses.as_said()
+        paused = self._office.pauses.as_said()
         assert self._draining is not None
-        self._host.pauses.have_gone_on = lambda exports: self._say(
+        self._office.pauses.have_gone_on = lambda exports: self._say(
             ChannelMessage("resumed", {"exports": [*exports]})
         )
-        self._host.pauses.may_lead = self._draining.may_lead
-        self._host.pauses.have_led = self._say_switched
+        self._office.pauses.may_lead = self._draining.may_lead
+        self._office.pauses.have_led = self._say_switched
         self._tickets.go()
         self._say(ChannelMessage("go", {"deadline": self._deadline_seconds, "paused": paused}))
-        self._host.tasks.start_soon(
+        self._office.tasks.start_soon(
             self._late, OlderIs.GOING, SERVING_SECONDS, "the newer process did not serve"
         )
 
@@ -284,7 +284,7 @@ class Older:
     ) -> ControlAnswer:
         assert self._draining is not None
         with self._draining.sessions_elsewhere(sessions):
-            return await self._host.do(verb, asked)
+            return await self._office.do(verb, asked)
 
     def _say_switched(self, locations: Mapping[str, Location], home: bool) -> None:
         said = switched_said(locations, home=home)
@@ -295,40 +295,40 @@ class Older:
 
     def _say_done(self) -> None:
         self._done = True
-        host = self._host
+        office = self._office
         self._doors.let_go()
         if self._deadline_seconds is not None:
             self.deadline_at = trio.current_time() + self._deadline_seconds
         assert self._process is not None
-        host.service.log.info(
-            "upgraded: a newer process serves", pid=self._process.pid, clients=len(host.clients)
+        office.service.log.info(
+            "upgraded: a newer process serves", pid=self._process.pid, clients=len(office.clients)
         )
         self._answer.set()
-        host.tasks.start_soon(host.manager.hand_over, self._process.pid)
-        host.tasks.start_soon(self._look_around)
+        office.tasks.start_soon(office.manager.hand_over, self._process.pid)
+        office.tasks.start_soon(self._look_around)
 
     def _say_not_done(self) -> None:
         for why in self.problems:
-            self._host.service.log.error("not upgraded, and all is as it was", why=why)
+            self._office.service.log.error("not upgraded, and all is as it was", why=why)
         if self._channel is not None:
             self._tickets.take_back()
         self._answer.set()
 
     def _accept_again(self) -> None:
-        self._host.pauses.have_gone_on = _nothing
-        self._host.pauses.may_lead = anywhere
-        self._host.pauses.have_led = _nothing
-        self._host.tasks.start_soon(self._errands.undo_all)
-        for command in dict(commands_of(self._host.service.servers.values())).values():
+        self._office.pauses.have_gone_on = _nothing
+        self._office.pauses.may_lead = anywhere
+        self._office.pauses.have_led = _nothing
+        self._office.tasks.start_soon(self._errands.undo_all)
+        for command in dict(commands_of(self._office.service.servers.values())).values():
             command.started = _nothing
         if self._done:
-            self._host.service.log.error(
+            self._office.service.log.error(
                 "the newer process has died: all is as it was before the upgrade",
-                clients=len(self._host.clients),
+                clients=len(self._office.clients),
             )
-        self._host.manager.goes_on(self._manager)
-        self._host.serves()
-        self._host.tasks.start_soon(self._doors.open_again)
+        self._office.manager.goes_on(self._manager)
+        self._office.serves()
+        self._office.tasks.start_soon(self._doors.open_again)
 
     def _take_back(self) -> None:
         if self._draining is not None:
@@ -336,18 +336,18 @@ class Older:
             self._errands.nobody_answers()
             self._tickets.take_back()
         self.gone.set()
-        for _upstream, command in commands_of(self._host.service.servers.values()):
+        for _upstream, command in commands_of(self._office.service.servers.values()):
             command.ours.set()
 
     def _finish(self) -> None:
         assert self._draining is not None
         self._draining.ending = True
-        service = self._host.service
+        service = self._office.service
         service.log.info("the time of this process is over", sessions=len(service.running))
 
     def _drain(self) -> None:
         # Where a newer one serves, clients connect again there: no reason to wait for them here.
-        self._host.drain(now=self.state is not OlderIs.ENDED)
+        self._office.drain(now=self.state is not OlderIs.ENDED)
 
     def _go(self) -> None:
         self.gone.set()
@@ -381,7 +381,7 @@ class Older:
                 await self._channel.all_sent()
 
     def _give_rest(self) -> None:
-        self._host.tasks.start_soon(self._give_all)
+        self._office.tasks.start_soon(self._give_all)
 
     async def _give_all(self) -> None:
         assert self._draining is not None

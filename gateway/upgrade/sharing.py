@@ -17,29 +17,31 @@ from gateway.handover.homes import door_of
 from gateway.handover.message import ChannelMessage
 from gateway.net.listen import ListenError, open_listener
 from gateway.upgrade.doors import ADMIN, CONTROL, LISTEN, PIDFILE, doors_said
-from gateway.upgrade.host import UpgradeHost, listener_at
+from gateway.upgrade.office import UpgradeOffice, listener_at
 
 
 class SharedDoors:
     """The doors of the older process. `say` tells the newer one."""
 
-    def __init__(self, host: UpgradeHost, say: Callable[[ChannelMessage], None]) -> None:
-        self._host = host
+    def __init__(self, office: UpgradeOffice, say: Callable[[ChannelMessage], None]) -> None:
+        self._office = office
         self._say = say
         self._taken: list[list[object]] = []
         """What the newer process listens on as well."""
 
     def give(self) -> None:
         """Give copies of all. Raises `OSError`."""
-        host = self._host
-        control, file = host.doors.control, host.doors.pidfile
+        office = self._office
+        control, file = office.doors.control, office.doors.pidfile
         tickets: tuple[Path, int] | None = None
         try:
-            tickets = None if host.service.tickets is None else host.service.tickets.keeping.share()
+            tickets = (
+                None if office.service.tickets is None else office.service.tickets.keeping.share()
+            )
             for message in doors_said(
-                host.listeners,
+                office.listeners,
                 None if control is None else (control.path, control.listening),
-                {} if host.doors.admin is None else host.doors.admin.sockets,
+                {} if office.doors.admin is None else office.doors.admin.sockets,
                 None if file is None else file.fd,
                 tickets,
                 version=__version__,
@@ -56,39 +58,39 @@ class SharedDoors:
 
     def let_go_of_pidfile(self) -> None:
         """The newer process writes its number there as soon as it hears that it is to go."""
-        file = self._host.doors.pidfile
+        file = self._office.doors.pidfile
         if file is not None:
             file.is_ours = [PIDFILE] not in self._taken
 
     def let_go(self) -> None:
         """The newer process serves: files are its own, and what it has not kept is closed."""
-        host, taken = self._host, self._taken
-        for listener in host.listeners:
+        office, taken = self._office, self._taken
+        for listener in office.listeners:
             listener.file_is_ours = [LISTEN, *door_of(listener.settings.uri)] not in taken
             if listener.file_is_ours:  # its clients would wait for nobody
-                host.tasks.start_soon(listener.aclose)
-        control = host.doors.control
+                office.tasks.start_soon(listener.aclose)
+        control = office.doors.control
         if control is not None:
             control.file_is_ours = [CONTROL, str(control.path)] not in taken
             if control.file_is_ours:
-                host.tasks.start_soon(control.aclose)
-        if host.doors.admin is not None:  # who has asked there for the upgrade is answered still
-            host.doors.admin.hand_over([str(door[1]) for door in taken if door[0] == ADMIN])
+                office.tasks.start_soon(control.aclose)
+        if office.doors.admin is not None:  # who has asked there for the upgrade is answered still
+            office.doors.admin.hand_over([str(door[1]) for door in taken if door[0] == ADMIN])
 
     def close(self, message: ChannelMessage) -> None:
         """The newer process listens there no more: nor do we, or clients would wait for nobody."""
-        listener = listener_at(self._host, tuple(message["door"]))
+        listener = listener_at(self._office, tuple(message["door"]))
         if listener is not None:
-            self._host.tasks.start_soon(listener.aclose)
+            self._office.tasks.start_soon(listener.aclose)
 
     async def open_again(self) -> None:
         """Listen again where the newer process did not want to."""
-        for listener in self._host.listeners:
+        for listener in self._office.listeners:
             if listener.sockets:
                 continue
             try:
                 listener.sockets = (await open_listener(listener.settings)).sockets
             except ListenError as error:
-                self._host.service.log.error("not listened on any more", why=str(error))
+                self._office.service.log.error("not listened on any more", why=str(error))
             else:
-                self._host.doors.accept(listener)
+                self._office.doors.accept(listener)

@@ -237,13 +237,13 @@ class _Upgrading(Upgrading):
         self._house = house
 
     def start(self, program: Sequence[str], end: socket.socket) -> Process:
-        """See `UpgradeHost`."""
+        """See `UpgradeOffice`."""
         return self._house.begin(end.dup())
 
 
 class Process:
     """What a process of its own is elsewhere: one gateway, from its beginning to its end
-    (`gateway.app.upgrading.Serving`, `gateway.upgrade.host.Started`).
+    (`gateway.app.upgrading.Serving`, `gateway.upgrade.office.Started`).
     """
 
     _numbers = count(1)

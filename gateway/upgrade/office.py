@@ -1,4 +1,4 @@
-"""What an upgrade needs of the gateway that it is of."""
+"""What an upgrade asks of the gateway that it is of."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class HeldAdmin(Protocol):
         ...
 
 
-class HostDoors(Protocol):
+class OfficeDoors(Protocol):
     """Where clients and commands are taken."""
 
     @property
@@ -104,7 +104,7 @@ class Started(Protocol):
         ...
 
 
-class UpgradeHost(Protocol):
+class UpgradeOffice(Protocol):
     """The gateway: its doors, its clients, and its end."""
 
     tasks: trio.Nursery
@@ -117,7 +117,7 @@ class UpgradeHost(Protocol):
         ...
 
     @property
-    def doors(self) -> HostDoors:
+    def doors(self) -> OfficeDoors:
         """Where clients and commands are taken."""
         ...
 
@@ -178,7 +178,7 @@ class UpgradeHost(Protocol):
         ...
 
 
-def listener_at(host: UpgradeHost, door: Door) -> Listener | None:
+def listener_at(office: UpgradeOffice, door: Door) -> Listener | None:
     """Give the listener of a door; None: there is none."""
-    there = (each for each in host.listeners if door_of(each.settings.uri) == door)
+    there = (each for each in office.listeners if door_of(each.settings.uri) == door)
     return next(there, None)
