@@ -23,7 +23,7 @@ def reading(uri: str) -> Process:
 
 def ended(load: Process) -> dict[str, Any]:
     """End one; what it has asked is answered first. Give its report, which has nothing bad in it."""
-    wait_until(lambda: "begun" in load.output or not load.running, "it has begun")
+    wait_until(lambda: "begun\n" in load.output or not load.running, "it has begun")
     assert load.stop() == 0, load.output
     report = reported(load)
     assert (report["bad"], report["unanswered"], report["died"]) == ({}, 0, False), report

@@ -107,7 +107,7 @@ def test_clients_of_one_disk_stay_in_one_process(
 
 
 def fine_soon(client: Process) -> dict[str, Any]:
-    wait_until(lambda: "begun" in client.output, "it has begun")
+    wait_until(lambda: "begun\n" in client.output, "it has begun")
     return fine(client)
 
 
@@ -154,7 +154,7 @@ def under_load(
     gateways.append(gateway)
     run(SYSTEM_PYTHON, "-c", f"open({str(disk)!r}, 'wb').truncate({64 * MIB})")
     load = [verifying(tls if each % 2 else gateway.uri(), each) for each in range(clients)]
-    wait_until(lambda: all("begun" in each.output for each in load), "all have begun")
+    wait_until(lambda: all("begun\n" in each.output for each in load), "all have begun")
     for number in range(1, upgrades + 1):
         before = gateway.upgraded("--deadline", "1")
         done = attempt(sys.executable, "-m", "gateway", "reload", "--socket", gateway.socket)
@@ -250,7 +250,7 @@ def test_what_fails_changes_nothing(
     gateways.append(gateway)
     pid = gateway.pid
     client = verifying(gateway.uri(), 0)
-    wait_until(lambda: "begun" in client.output, "it has begun")
+    wait_until(lambda: "begun\n" in client.output, "it has begun")
     gateway.write(text + "nonsense = 1\n")
     assert "nonsense: unknown key" in gateway.upgrade().err
     gateway.write(f'[[listen]]\nuri = "nbd+unix:///?socket={workdir}/no/such"\n' + text)
@@ -301,7 +301,7 @@ def test_sessions_have_their_time_after_an_upgrade_too(
     gateways.append(gateway)
     gateway.ended(gateway.upgraded())
     client = verifying(gateway.uri(), 0)
-    wait_until(lambda: "begun" in client.output, "it has begun")
+    wait_until(lambda: "begun\n" in client.output, "it has begun")
     attempt(
         *(sys.executable, "-m", "gateway", "drain", "--socket", gateway.socket),
         *("--end", "--deadline", str(HANG_SECONDS)),
@@ -320,7 +320,7 @@ def test_who_is_told_to_end_ends_after_the_older_process(
     gateway = Upgraded(workdir, disks(f'uri = "{upstream.uri}"'))
     gateways.append(gateway)
     client = verifying(gateway.uri(), 0)
-    wait_until(lambda: "begun" in client.output, "it has begun")
+    wait_until(lambda: "begun\n" in client.output, "it has begun")
     older = gateway.upgraded()
     newer = gateway.pid
     os.kill(older, signal.SIGSTOP)
@@ -360,7 +360,7 @@ def test_the_admin_interface_goes_along(
     gateways.append(gateway)
     wait_until(lambda: attempt("curl", "-s", f"{tcp}/live").status == 0, "it is there")
     stays = verifying(gateway.uri(), 0)
-    wait_until(lambda: "begun" in stays.output, "it has begun")
+    wait_until(lambda: "begun\n" in stays.output, "it has begun")
     first = gateway.pid
     answer = asked_by_http(tcp, "upgrade", deadline=1000)
     wait_until(lambda: gateway.pid != first, "the newer process serves")
@@ -514,12 +514,12 @@ def test_a_ticket_for_one_use_is_used_once_across_an_upgrade(
     said = ("--socket", gateway.socket, "--upstream", "disks", "--upstream-name", "")
     run(*made, "add", "once", "--once", *said)
     client = verifying(gateway.uri("once"), 0)
-    wait_until(lambda: "begun" in client.output, "its use has begun")
+    wait_until(lambda: "begun\n" in client.output, "its use has begun")
     older = gateway.upgraded()
     run(*made, "add", "later", *said)
     assert attempt("nbdinfo", "--size", gateway.uri("later")).status == 0
     second = verifying(gateway.uri("once"), 1)  # the same Unix user: a part of the use
-    wait_until(lambda: "begun" in second.output, "it is a part of it")
+    wait_until(lambda: "begun\n" in second.output, "it is a part of it")
     os.kill(gateway.pid, signal.SIGKILL)
     wait_until(lambda: gateway.pid == older, "the older one serves again")
     listed = json.loads(run(*made, "list", "--json", "--socket", gateway.socket))
@@ -545,7 +545,7 @@ def test_a_server_of_a_killed_process_is_started_once(
     gateway = Upgraded(workdir, disks(f"command = {words}"))
     gateways.append(gateway)
     client = verifying(gateway.uri(), 0)
-    wait_until(lambda: "begun" in client.output, "it has begun")
+    wait_until(lambda: "begun\n" in client.output, "it has begun")
     older = gateway.upgraded()
     os.kill(older, signal.SIGKILL)
     wait_until(lambda: gateway.asked().status == 0, "the newer process serves")

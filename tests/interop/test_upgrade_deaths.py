@@ -104,7 +104,7 @@ class Verifying:
     def __init__(self, uri: str, number: int) -> None:
         at = number * 64 * 4096
         self.process = Process(SYSTEM_PYTHON, SCRIPTS / "verify.py", uri, str(at), "64")
-        wait_until(lambda: "begun" in self.process.output, "it has begun")
+        wait_until(lambda: "begun\n" in self.process.output, "it has begun")
 
     @property
     def reconnects(self) -> int:

@@ -18,6 +18,8 @@ globalThis.looks ??= (() => {
     return "rgb(255, 255, 255)";
   };
   const shown = (element) => element.getClientRects().length > 0;
+  // What a chart says is another thing a moment later; its id stays.
+  const known = (element) => (element.id ? `#${element.id}` : named(element));
   const named = (element) =>
     [element.tagName, element.id, element.textContent.trim().slice(0, 40), element.getAttribute("aria-label")].join("|");
 
@@ -40,8 +42,8 @@ globalThis.looks ??= (() => {
     controls: () =>
       [...document.querySelectorAll("a[href], button, input, select, summary, [tabindex='0']")]
         .filter((each) => shown(each) && !each.closest("dialog"))
-        .map(named),
-    focus: () => named(document.activeElement),
+        .map(known),
+    focus: () => known(document.activeElement),
     /** What a screen reader would have no word for. */
     nameless: () =>
       [...document.querySelectorAll("button, a, input, select, summary, [role='img'], [role='region']")]
