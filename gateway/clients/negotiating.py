@@ -179,6 +179,9 @@ class NegotiatingClient:
                 return await self._answer_options()
         finally:
             self._service.negotiations.discard(self._core)
+            if self._core.refused_in_the_clear is not None:  # one line, not one for each option
+                asked, why = self._core.refused_in_the_clear
+                self.log.info("client refused", asked=asked, why=why)
 
     async def _answer_options(self) -> Opened | None:
         while True:

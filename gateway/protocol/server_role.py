@@ -195,6 +195,8 @@ class ServerNegotiation:
         """Set by the driver: from now on every option but ABORT is answered ERR_SHUTDOWN."""
         self.secure = False
         """The negotiation goes over TLS."""
+        self.refused_in_the_clear: tuple[str, str] | None = None
+        """The last option that was refused for want of TLS, and how. Over TLS another negotiation begins."""
 
     # --- Bytes in, events out
 
@@ -438,7 +440,9 @@ class ServerNegotiation:
                 raise Refusal(Rep.ERR_SHUTDOWN, "the server is shutting down")
             if self._needs_tls and number not in (Opt.STARTTLS, Opt.ABORT):
                 # "including unknown ones": which options we know is nobody's business before TLS.
-                raise Refusal(Rep.ERR_TLS_REQD, "this server wants TLS first: send STARTTLS")
+                refusal = Refusal(Rep.ERR_TLS_REQD, "this server wants TLS first: send STARTTLS")
+                self.refused_in_the_clear = name_of(Opt, number), str(refusal)
+                raise refusal
             take = None if number in self._dialect.unsupported else _OPTIONS.get(number)
             if take is None:
                 raise Refusal(Rep.ERR_UNSUP, f"{name_of(Opt, number)} is not supported")
