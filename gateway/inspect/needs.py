@@ -8,12 +8,12 @@ meanwhile: whether we can reach a server, or listen on an address, shows when th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from gateway.access.loading import made
-from gateway.config import Config, Listen, Upstream, Use
+from gateway.config import Config, Fleet, Listen, Upstream, Use
 from gateway.config.data import Finding
 from gateway.config.lines import KeyPath
 from gateway.net.command import unstartable
@@ -38,6 +38,8 @@ def lacking(config: Config) -> Iterator[Finding]:
         yield ("tickets", "directory"), why
     for key, why in why_not(config.user, config.group):
         yield (key,), why
+    if config.fleet is not None:
+        yield from _of_fleet(config.fleet)
 
 
 def lacking_for_clients(config: Config) -> Iterator[Finding]:
@@ -85,6 +87,42 @@ def _of_upstream(config: Config, at: KeyPath, upstream: Upstream) -> Iterator[Fi
             config.model_copy(update={"listen": (), "upstream": {at[-1]: one}}) for one in each
         ]
         yield from _of_credentials(at, upstream, alone)
+
+
+def _of_fleet(settings: Fleet) -> Iterator[Finding]:
+    from gateway.tls.certificates import load_certificates
+    from gateway.tls.credentials import client_credentials, server_credentials
+    from gateway.tls.errors import CredentialsError
+
+    at, theirs = settings.certificates, settings.etcd_certificates
+    loads: list[tuple[str, Callable[[], object]]] = [
+        ("certificates", lambda: server_credentials(at)),
+        ("certificates", lambda: client_credentials(at, hostname=settings.address.host)),
+    ]
+    if theirs is not None:
+        loads.append(
+            ("etcd-certificates", lambda: load_certificates(theirs, "client", need_ca=True))
+        )
+    said: set[str] = set()
+    for key, load in loads:
+        try:
+            load()
+        except CredentialsError as failed:
+            for error in failed.each:
+                if str(error) not in said:  # the CA is for both sides
+                    said.add(str(error))
+                    yield ("fleet", key), str(error)
+    if settings.etcd_password_file is not None:
+        try:
+            settings.etcd_password_file.read_text()
+        except (OSError, UnicodeError) as unread:
+            why = getattr(unread, "strerror", None) or str(unread)
+            yield (
+                ("fleet", "etcd-password-file"),
+                f"{settings.etcd_password_file}: cannot be read: {why}",
+            )
+    if settings.fence is not None and (why := unstartable(settings.fence)):
+        yield ("fleet", "fence"), why
 
 
 def _of_credentials(

@@ -29,6 +29,9 @@ EXPORT = '[[export]]\nname = ""\nupstream = "a"\n'
 AUDIT = 'policies = [ {{ use = "readonly" }}, {{ use = "audit", file = "{}" }} ]\n'
 LONG = "s" * 108
 
+GONE = "/no-such-directory"
+"""The path of a Unix socket for HTTP is a whole one."""
+
 TOO_LONG = "x" * 300
 """For any file system (NAME_MAX, limits.h)."""
 
@@ -165,6 +168,35 @@ LACKS: dict[str, tuple[str, list[str]]] = {
     "a group to own a socket": (
         f'{UNIX}socket-owner = "root:none-of-that-name"\n{UPSTREAM}',
         ["g.toml:3: listen.socket-owner: there is no group 'none-of-that-name'"],
+    ),
+    "the directory of the admin socket": (
+        f'{LISTEN}{UPSTREAM}[admin]\nuri = "http+unix://{GONE}/admin"\n',
+        [f"g.toml:6: admin.uri: there is no directory {GONE}"],
+    ),
+    "tokens": (
+        f'{LISTEN}{UPSTREAM}[admin]\ntokens = "tokens"\n',
+        ["g.toml:6: admin.tokens: tokens: cannot be read: No such file or directory"],
+    ),
+    "certificates of the admin address": (
+        f'{LISTEN}{UPSTREAM}[admin]\nuri = "https://127.0.0.1:0"\ncertificates = "."\n',
+        [
+            f"g.toml:7: admin.certificates: {name}: cannot be read: No such file or directory"
+            for name in ("server-cert.pem", "server-key.pem", "ca-cert.pem")
+        ],
+    ),
+    "what a fleet needs": (
+        f'{LISTEN}[upstream.a]\nuri = "nbd://h"\n[fleet]\netcd = "https://127.0.0.1:1"\nname = "a"\n'
+        'address = "nbds://127.0.0.1:1"\ncertificates = "."\netcd-certificates = "etcd"\n'
+        'etcd-user = "us"\netcd-password-file = "password"\nfence = ["no-such-program"]\n',
+        [
+            *(
+                f"g.toml:9: fleet.certificates: {name}: cannot be read: No such file or directory"
+                for name in ("server-cert.pem", "server-key.pem", "ca-cert.pem")
+            ),
+            "g.toml:10: fleet.etcd-certificates: etcd: is no directory",
+            "g.toml:12: fleet.etcd-password-file: password: cannot be read: No such file or directory",
+            "g.toml:13: fleet.fence: there is no program 'no-such-program'",
+        ],
     ),
     "several": (
         '[control]\nsocket = "run/control"\n[upstream.a]\nuri = "file:missing.img"\n'
