@@ -17,6 +17,7 @@ from gateway.config import Config, Fleet, Listen, Upstream, Use
 from gateway.config.data import Finding
 from gateway.config.lines import KeyPath
 from gateway.net.command import unstartable
+from gateway.net.private import without_room
 from gateway.net.privileges import why_not
 from gateway.net.socket_file import homeless, is_abstract, ungivable
 from gateway.upstream.configured import load_keyring
@@ -45,7 +46,9 @@ def lacking(config: Config) -> Iterator[Finding]:
 def lacking_for_clients(config: Config) -> Iterator[Finding]:
     """Give what is lacking, of the things without which a gateway starts all the same."""
     for name, upstream in config.upstream.items():
-        if upstream.command is not None and (why := unstartable(upstream.command)):
+        if upstream.command is None:
+            continue
+        if why := unstartable(upstream.command) or without_room():
             yield ("upstream", name, "command"), why
     for number, rule in enumerate(config.rule):
         yield from _of_policies(("rule", number), rule.policies)

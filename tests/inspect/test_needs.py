@@ -17,6 +17,7 @@ from gateway.cli import main
 from gateway.config import parse
 from gateway.config.models import SocketOwner
 from gateway.net.listen import ListenError, open_listener
+from gateway.net.private import PrivateSocket
 from gateway.net.socket_file import ungivable
 
 Capture = pytest.CaptureFixture[str]
@@ -350,6 +351,24 @@ def test_certificates_that_end_soon_are_a_warning(tmp_path: Path, capsys: Captur
     assert all(line.startswith("  warning: nbds://h:10809: pki/") for line in found), found
     assert main(["check", "--offline", "g.toml"]) == 0
     assert "warning" not in capsys.readouterr().out
+
+
+def test_room_for_the_socket_of_a_command(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / LONG
+    directory.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    (tmp_path / "g.toml").write_text(f'{LISTEN}[upstream.a]\ncommand = ["sh"]\n')
+    with pytest.raises(
+        OSError, match="set TMPDIR"
+    ) as refused:  # what the first client is told of it
+        PrivateSocket()
+    assert main(["check", "g.toml"]) == 1
+    why = refused.value.strerror
+    assert capsys.readouterr().err == f"g.toml:4: upstream.a.command: {why}\n"
+    assert not [*directory.iterdir()]
+    assert main(["check", "--offline", "g.toml"]) == 0
 
 
 def test_what_may_not_be_written(
