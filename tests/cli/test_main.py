@@ -115,7 +115,7 @@ def test_help_of_serve_has_examples_that_fit(capsys: Capture) -> None:
         (["serve", "nbd://h", "--log-level", "trace"], "trace"),
         (["serve"], "serve needs to know which server"),
         (["serve", "x", "--config", "y"], "takes either UPSTREAM (x) or --config (y)"),
-        (["serve", "nbd://h", "--tls", "allow"], "TLS needs certificates"),
+        (["serve", "nbd://h", "--tls", "allow"], "TLS needs --tls-certificates"),
         (["serve", "\udcff"], "expected an NBD URI"),
         (["serve", "memory:1M", "--listen", "\udcff"], "expected an NBD URI"),
         (
