@@ -43,8 +43,9 @@ def check(
         lines = [*summary(config), *(() if offline else _warnings(config))]
     except ConfigError as error:
         problems = error.problems
-        # Without our name before it: editors jump to file:line.
-        print(error, file=sys.stderr)
+        if not as_json:
+            # Without our name before it: editors jump to file:line.
+            print(error, file=sys.stderr)
     if as_json:
         import json
         from dataclasses import asdict
