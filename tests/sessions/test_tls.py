@@ -200,6 +200,29 @@ async def test_who_has_no_tls_is_one_line_of_the_log(
     ]
 
 
+@pytest.mark.parametrize("goes_on", [False, True], ids=["leaves", "goes on without"])
+async def test_who_wants_tls_where_there_is_none(goes_on: bool) -> None:
+    """That is a line, unless it has its export all the same."""
+    with structlog.testing.capture_logs() as lines:
+        async with gateway_before(Server({"": MemoryDisk(SIZE)})) as gateway:
+            ours, theirs = socket_pair()
+            [listen] = gateway.service.config.listen
+            gateway.nursery.start_soon(serve_client, gateway.service, listen, theirs)
+            client = Client(ours)
+            async with client.stream:
+                await client.greeting()
+                client.negotiation.ask_starttls()
+                await client.refused()
+                if goes_on:
+                    await go_structured(client)
+                    await client.send(Cmd.DISC)
+                    assert not await client.rest()
+    refused = [line for line in lines if line["event"] == "client refused"]
+    assert [(line["asked"], line["why"]) for line in refused] == (
+        [] if goes_on else [("STARTTLS", "ERR_UNSUP: STARTTLS is not supported")]
+    )
+
+
 async def test_who_goes_over_to_tls_after_all_was_not_refused(
     pki: Path, credentials: ServerCredentials
 ) -> None:
