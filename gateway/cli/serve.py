@@ -52,7 +52,7 @@ def serve(
     For example:
 
       nbd-gateway serve nbd://10.0.0.5
-      nbd-gateway serve nbd+unix:///?socket=/run/q.sock --listen nbd://0.0.0.0
+      nbd-gateway serve 'nbd+unix:///?socket=/run/q.sock' --listen nbd://0.0.0.0
       nbd-gateway serve memory:1G --run 'nbdinfo $uri'
       nbd-gateway serve nbd://10.0.0.5 --listen nbds://0.0.0.0 --tls-certificates /etc/pki/nbd
       nbd-gateway serve --config gateway.toml

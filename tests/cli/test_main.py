@@ -96,7 +96,7 @@ def test_help_of_a_verb(verb: str, capsys: Capture) -> None:
 
 def test_help_of_serve_has_examples_that_fit(capsys: Capture) -> None:
     main(["serve", "--help"])
-    assert "\n  nbd-gateway serve nbd+unix:///?socket=/run/q.sock --listen nbd://0.0.0.0\n" in (
+    assert "\n  nbd-gateway serve 'nbd+unix:///?socket=/run/q.sock' --listen nbd://0.0.0.0\n" in (
         capsys.readouterr().out
     )
 
