@@ -89,6 +89,15 @@ def test_every_command_of_ours_is_one() -> None:
     assert len(seen) > 15
 
 
+QUOTED = re.compile(r"""'[^']*'|"[^"]*"|\s#.*""")
+
+
+def test_no_shell_takes_one_for_a_pattern() -> None:
+    """zsh ends a command whose `?` no file is like; others put the file in its place."""
+    bare = [(page, line) for page, line in of_ours() if set("?*") & set(QUOTED.sub("", line))]
+    assert not bare
+
+
 def test_the_first_page_answers_ten_questions() -> None:
     """Of those who come from haproxy, pgbouncer, qemu-nbd; `make lint` sees that the links lead there."""
     [table] = re.findall(r"(?ms)^## Ten questions\n\n(.*?)\n\n", (DOCS / "index.md").read_text())

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import secrets
 import socket
-import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from gateway.inspect.conform.client import Broken, RawClient
 from gateway.net.dial import dial
 from gateway.net.drive import Conversation
 from gateway.net.options import RelaySocket, plain_socket
+from gateway.net.private import PrivateSocket
 from gateway.protocol.client_role import Answered, ClientNegotiation, Event
 from gateway.protocol.export import Export
 from gateway.upstream.configured import StartError
@@ -103,6 +103,23 @@ async def demo(show: Callable[[Seen], None]) -> int:
 
     Raises `gateway.upstream.configured.StartError`.
     """
+    token = secrets.token_urlsafe(24)
+    try:
+        private = PrivateSocket()
+        control = Path(private.path)
+        tokens = control.with_name("tokens")
+        tokens.touch(0o600)
+        tokens.write_text(f"full demo {token}\n")
+    except OSError as error:
+        why = error.strerror or error
+        raise StartError(f"the demo cannot have a control socket and its token: {why}") from None
+    try:
+        return await _demo(show, control, tokens, token)
+    finally:
+        private.remove()
+
+
+async def _demo(show: Callable[[Seen], None], control: Path, tokens: Path, token: str) -> int:
     async with trio.open_nursery() as nursery:
         upstreams: dict[str, NbdUri] = {}
         for name, personality in SERVERS.items():
@@ -111,9 +128,7 @@ async def demo(show: Callable[[Seen], None]) -> int:
             upstreams[name] = await _serve(server, port, nursery)
         gateway = f"nbd://127.0.0.1:{_free(GATEWAY_PORT)}"
         page = f"http://127.0.0.1:{_free(PAGE_PORT)}"
-        token = secrets.token_urlsafe(24)
         listening = trio.Event()
-        control = Path()
 
         async def look() -> None:
             await listening.wait()
@@ -128,17 +143,13 @@ async def demo(show: Callable[[Seen], None]) -> int:
 
         nursery.start_soon(look)
         failed: StartError | None = None
-        with tempfile.TemporaryDirectory(prefix="nbd-gateway-demo-") as directory:
-            tokens, control = Path(directory) / "tokens", Path(directory) / "control"
-            tokens.touch(0o600)
-            tokens.write_text(f"full demo {token}\n")
-            try:
-                status = await app.serve(
-                    _config(gateway, upstreams, page, tokens, control),
-                    listening=lambda _uris: listening.set(),
-                )
-            except StartError as error:  # as itself, not in the nursery's group
-                failed = error
+        try:
+            status = await app.serve(
+                _config(gateway, upstreams, page, tokens, control),
+                listening=lambda _uris: listening.set(),
+            )
+        except StartError as error:  # as itself, not in the nursery's group
+            failed = error
         nursery.cancel_scope.cancel()
     if failed is not None:
         raise failed

@@ -26,7 +26,6 @@ from gateway.log.recent import Recent
 from gateway.net.listen import BACKLOG, ListenError, open_unix
 from gateway.sessions.service import Service
 from gateway.status.telling import counts_of
-from gateway.tls.errors import CredentialsError
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -158,17 +157,10 @@ async def open_door(
 
 def _check_files(settings: Admin) -> None:
     """See whether the child will be able to read what it needs. Raises `ListenError`."""
-    from gateway.tls.credentials import server_credentials
-    from gateway.web.tokens import load_tokens
+    from gateway.web.needs import lacking_files
 
-    try:
-        if settings.tokens is not None:
-            load_tokens(settings.tokens)
-        if settings.certificates is not None:
-            verify = settings.verify_client is not False
-            server_credentials(settings.certificates, verify_client=verify)
-    except CredentialsError as error:
-        raise ListenError(f"[admin]: {error}") from None
+    if whys := [why for _at, why in lacking_files(settings)]:
+        raise ListenError(f"[admin]: {'; '.join(whys)}")
 
 
 async def _listen(uri: AdminUri, mode: int) -> list[socket.socket]:

@@ -13,6 +13,7 @@ from gateway.plural import plural
 
 if TYPE_CHECKING:
     from gateway.config import Config, Export, Listen, Problem, Rule, Upstream, Use
+    from gateway.config.data import Finding
 
 
 def check(
@@ -42,8 +43,9 @@ def check(
         lines = [*summary(config), *(() if offline else _warnings(config))]
     except ConfigError as error:
         problems = error.problems
-        # Without our name before it: editors jump to file:line.
-        print(error, file=sys.stderr)
+        if not as_json:
+            # Without our name before it: editors jump to file:line.
+            print(error, file=sys.stderr)
     if as_json:
         import json
         from dataclasses import asdict
@@ -76,10 +78,20 @@ def _checked(path: Path, *, offline: bool) -> Config:
         return config
     from gateway.inspect.needs import lacking
 
-    found = [document.problem(at, message) for at, message in lacking(config)]
+    found = [
+        document.problem(at, message) for at, message in (*lacking(config), *_of_admin(config))
+    ]
     if found:
         raise ConfigError(sorted(found, key=lambda problem: (problem.file, problem.line or 0)))
     return config
+
+
+def _of_admin(config: Config) -> Iterator[Finding]:
+    """Say what `[admin]` lacks. Nothing of it is loaded where there is none."""
+    if config.admin is not None:
+        from gateway.web.needs import lacking
+
+        yield from lacking(config.admin)
 
 
 def _warnings(config: Config) -> Iterator[str]:

@@ -86,6 +86,7 @@ def _document(found: Probe) -> dict[str, object]:
         "tls_required": found.tls_required,
         "listed": None if found.listed is None else [export.name for export in found.listed],
         "misnamed": [*found.misnamed],
+        "refused": [{"name": name, "why": why} for name, why in found.refused],
         "exports": [_export_document(export) for export in found.exports],
     }
 
@@ -134,12 +135,18 @@ def _show(found: Probe) -> None:
         console.print(f"{text}: {names}{more}", soft_wrap=True)
     if found.tls_required:
         console.print("it says nothing more without TLS: use nbds: in its URI")
+    for name, why in found.refused:
+        console.print(printable(f"{_title(name)} cannot be had: {why}"), soft_wrap=True)
     for export in found.exports:
-        title = f'"{printable(export.name)}"' if export.name else "the default export"
+        title = printable(_title(export.name))
         table = Table(title=Text(title), title_justify="left", show_header=False)
         for what, said in _rows(export):
             table.add_row(what, Text(printable(said)))  # for neither the terminal nor rich to obey
         console.print(table)
+
+
+def _title(name: str) -> str:
+    return f'"{name}"' if name else "the default export"
 
 
 def _rows(export: Probed) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """nbd-gateway serve: the gateway itself, from a configuration file or from the command line alone."""
 
 import gc
+import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -51,7 +52,7 @@ def serve(
     For example:
 
       nbd-gateway serve nbd://10.0.0.5
-      nbd-gateway serve nbd+unix:///?socket=/run/q.sock --listen nbd://0.0.0.0
+      nbd-gateway serve 'nbd+unix:///?socket=/run/q.sock' --listen nbd://0.0.0.0
       nbd-gateway serve memory:1G --run 'nbdinfo $uri'
       nbd-gateway serve nbd://10.0.0.5 --listen nbds://0.0.0.0 --tls-certificates /etc/pki/nbd
       nbd-gateway serve --config gateway.toml
@@ -252,10 +253,24 @@ def _given(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def _build(data: dict[str, Any]) -> "Config":
+    from dataclasses import replace
+
     from gateway.cli.vocabulary import vocabulary
+    from gateway.config import ConfigError
     from gateway.config.reading import build
 
-    return build(data, "", _argument, vocabulary())
+    try:
+        return build(data, "", _argument, vocabulary())
+    except ConfigError as error:
+        said = [replace(each, message=_in_arguments(each.message)) for each in error.problems]
+        raise ConfigError(said) from None
+
+
+def _in_arguments(message: str) -> str:
+    """Say what keys to write as which arguments to give: who has no file cannot write into one."""
+    return re.sub(
+        '\\b(certificates|psk|tls) = (?=")', lambda found: f"{_option(found[1])} ", message
+    )
 
 
 def _argument(path: "KeyPath") -> "Spot":

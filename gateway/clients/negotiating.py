@@ -174,11 +174,17 @@ class NegotiatingClient:
         """
         self._service.negotiations.add(self._core)
         self.time.take(trio.current_time() - began)
+        opened = None
         try:
             with self._presence.needed():
-                return await self._answer_options()
+                opened = await self._answer_options()
+                return opened
         finally:
             self._service.negotiations.discard(self._core)
+            refused = self._core.refused_in_the_clear
+            if refused is not None and opened is None and self.home is None:
+                asked, why = refused  # one line, not one for each option
+                self.log.info("client refused", asked=asked, why=why)
 
     async def _answer_options(self) -> Opened | None:
         while True:

@@ -6,6 +6,8 @@ import ssl
 
 from gateway.config import Fleet
 from gateway.fleet.etcd import Etcd
+from gateway.tls.certificates import load_certificates
+from gateway.tls.errors import CredentialsError
 
 STEP_PART = 0.2
 """How long one step of an answer of etcd's may take, as a part of the lease: another member can still be asked
@@ -22,11 +24,16 @@ def opened_etcd(settings: Fleet) -> Etcd:
     try:
         if settings.etcd_certificates is not None:
             at = settings.etcd_certificates
+            load_certificates(
+                at, "client", need_ca=True
+            )  # says which file is no good; `ssl` says only that one is
             context = ssl.create_default_context(cafile=str(at / "ca-cert.pem"))
             if (at / "client-cert.pem").exists():
                 context.load_cert_chain(at / "client-cert.pem", at / "client-key.pem")
         if settings.etcd_password_file is not None:
             password = settings.etcd_password_file.read_text().rstrip("\n")
+    except CredentialsError as error:
+        raise EtcdNotOpened(f"for etcd: {error}") from None
     except (OSError, UnicodeError) as error:  # among them those of `ssl`
         raise EtcdNotOpened(f"what etcd wants of us cannot be read: {error}") from None
     return Etcd(

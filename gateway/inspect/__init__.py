@@ -1,6 +1,7 @@
 """Looks at servers, configurations and this machine, and serves nobody.
 
 probe.py      what a server is, and what is wrong with it
+instead.py    an export that a server does not have, and those that it lists
 explain.py    what the gateway would do for one client that asks for one export
 changes.py    what policies change of it, in words
 report.py     what is found

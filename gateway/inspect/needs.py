@@ -8,15 +8,16 @@ meanwhile: whether we can reach a server, or listen on an address, shows when th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from gateway.access.loading import made
-from gateway.config import Config, Listen, Upstream, Use
+from gateway.config import Config, Fleet, Listen, Upstream, Use
 from gateway.config.data import Finding
 from gateway.config.lines import KeyPath
 from gateway.net.command import unstartable
+from gateway.net.private import without_room
 from gateway.net.privileges import why_not
 from gateway.net.socket_file import homeless, is_abstract, ungivable
 from gateway.upstream.configured import load_keyring
@@ -38,12 +39,16 @@ def lacking(config: Config) -> Iterator[Finding]:
         yield ("tickets", "directory"), why
     for key, why in why_not(config.user, config.group):
         yield (key,), why
+    if config.fleet is not None:
+        yield from _of_fleet(config.fleet)
 
 
 def lacking_for_clients(config: Config) -> Iterator[Finding]:
     """Give what is lacking, of the things without which a gateway starts all the same."""
     for name, upstream in config.upstream.items():
-        if upstream.command is not None and (why := unstartable(upstream.command)):
+        if upstream.command is None:
+            continue
+        if why := unstartable(upstream.command) or without_room():
             yield ("upstream", name, "command"), why
     for number, rule in enumerate(config.rule):
         yield from _of_policies(("rule", number), rule.policies)
@@ -85,6 +90,42 @@ def _of_upstream(config: Config, at: KeyPath, upstream: Upstream) -> Iterator[Fi
             config.model_copy(update={"listen": (), "upstream": {at[-1]: one}}) for one in each
         ]
         yield from _of_credentials(at, upstream, alone)
+
+
+def _of_fleet(settings: Fleet) -> Iterator[Finding]:
+    from gateway.tls.certificates import load_certificates
+    from gateway.tls.credentials import client_credentials, server_credentials
+    from gateway.tls.errors import CredentialsError
+
+    at, theirs = settings.certificates, settings.etcd_certificates
+    loads: list[tuple[str, Callable[[], object]]] = [
+        ("certificates", lambda: server_credentials(at)),
+        ("certificates", lambda: client_credentials(at, hostname=settings.address.host)),
+    ]
+    if theirs is not None:
+        loads.append(
+            ("etcd-certificates", lambda: load_certificates(theirs, "client", need_ca=True))
+        )
+    said: set[str] = set()
+    for key, load in loads:
+        try:
+            load()
+        except CredentialsError as failed:
+            for error in failed.each:
+                if str(error) not in said:  # the CA is for both sides
+                    said.add(str(error))
+                    yield ("fleet", key), str(error)
+    if settings.etcd_password_file is not None:
+        try:
+            settings.etcd_password_file.read_text()
+        except (OSError, UnicodeError) as unread:
+            why = getattr(unread, "strerror", None) or str(unread)
+            yield (
+                ("fleet", "etcd-password-file"),
+                f"{settings.etcd_password_file}: cannot be read: {why}",
+            )
+    if settings.fence is not None and (why := unstartable(settings.fence)):
+        yield ("fleet", "fence"), why
 
 
 def _of_credentials(

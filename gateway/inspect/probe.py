@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from gateway.config import Connections
 from gateway.inspect.conform.client import Broken, RawClient
+from gateway.inspect.instead import instead, listed_by
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, offer, view_of
 from gateway.protocol.introduction import QUERY, version_in
@@ -20,9 +21,8 @@ from gateway.quirks import Evidence, Quirk, catalogue
 from gateway.quirks.fingerprint import GATEWAY, Program, identify
 from gateway.upstream.coherence import decide
 from gateway.upstream.configured import server_of
-from gateway.upstream.errors import TlsRequired
+from gateway.upstream.errors import Rejected, TlsRequired
 from gateway.upstream.link import Terms
-from gateway.upstream.listing import exports_of
 from gateway.upstream.negotiation import Negotiation
 from gateway.upstream.server import Server
 from gateway.uri import Target, export_of
@@ -98,6 +98,8 @@ class Probe:
     exports: Sequence[Probed]
     misnamed: Sequence[str] = ()
     """Listed names that are no strings, so that nobody can ask for them."""
+    refused: Sequence[tuple[str, str]] = ()
+    """Names of exports that it lists and does not let us have, each with the reason."""
     tls_required: bool = False
     """The server tells nothing without TLS; then `exports` is empty."""
 
@@ -121,20 +123,26 @@ async def probe(target: Target, *, every_export: bool = False, transmit: bool = 
 
 
 async def _probe(target: Target, server: Server, *, every_export: bool, transmit: bool) -> Probe:
-    try:
-        listed: Sequence[ListedExport] | None = await exports_of(server)
-    except Refusal:
-        listed = None
+    listed = await listed_by(server)
     names = [export_of(target)]
     if every_export and listed:
         names = [export.name for export in listed][:MAX_PROBED]
-    try:
-        exports = [await _probed(server, name) for name in names]
-        if transmit:
-            exports = [replace(e, reading=await _read(server, e)) for e in exports]
-    except TlsRequired:
-        return Probe(target, listed, (), server.misnamed, tls_required=True)
-    return Probe(target, listed, exports, server.misnamed)
+    exports: list[Probed] = []
+    refused: list[tuple[str, str]] = []
+    for name in names:
+        try:
+            export = await _probed(server, name)
+            if transmit:
+                export = replace(export, reading=await _read(server, export))
+        except TlsRequired:
+            return Probe(target, listed, (), server.misnamed, tls_required=True)
+        except Rejected as refusal:
+            if not (every_export and listed):
+                raise CannotProbe(f"{target}: {instead(refusal, listed)}") from None
+            refused.append((name, refusal.why))
+        else:
+            exports.append(export)
+    return Probe(target, listed, exports, server.misnamed, refused)
 
 
 async def _probed(server: Server, name: str) -> Probed:

@@ -602,8 +602,10 @@ CLIENTS = Chapter(
         _event(
             "client refused",
             (INFO, WARNING),
-            "A client has asked for what cannot be had, was told so, and may go on. It is a warning if"
-            " TLS with the upstream has failed: its certificate is wrong, or only one side wants TLS.",
+            "A client has asked for what cannot be had, was told so, and may go on. One that asks in the"
+            " clear where TLS is required, or for TLS where there is none, has one line, when it has left."
+            " It is a warning if TLS with the upstream has failed: its certificate is wrong, or only one"
+            " side wants TLS.",
             "As a warning: mend the certificate, or the `uri` of the upstream. No client gets through"
             " before that.",
             asked="the option, and of which export",

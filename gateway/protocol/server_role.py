@@ -195,6 +195,9 @@ class ServerNegotiation:
         """Set by the driver: from now on every option but ABORT is answered ERR_SHUTDOWN."""
         self.secure = False
         """The negotiation goes over TLS."""
+        self.refused_in_the_clear: tuple[str, str] | None = None
+        """The last option that was refused for want of TLS, the client's or ours, and how. Over TLS another
+        negotiation begins."""
 
     # --- Bytes in, events out
 
@@ -438,7 +441,8 @@ class ServerNegotiation:
                 raise Refusal(Rep.ERR_SHUTDOWN, "the server is shutting down")
             if self._needs_tls and number not in (Opt.STARTTLS, Opt.ABORT):
                 # "including unknown ones": which options we know is nobody's business before TLS.
-                raise Refusal(Rep.ERR_TLS_REQD, "this server wants TLS first: send STARTTLS")
+                text = "this server wants TLS first: send STARTTLS"
+                raise self._refusal_in_the_clear(number, Rep.ERR_TLS_REQD, text)
             take = None if number in self._dialect.unsupported else _OPTIONS.get(number)
             if take is None:
                 raise Refusal(Rep.ERR_UNSUP, f"{name_of(Opt, number)} is not supported")
@@ -462,9 +466,15 @@ class ServerNegotiation:
     def _needs_tls(self) -> bool:
         return self._dialect.tls is Tls.REQUIRE and not self.secure
 
+    def _refusal_in_the_clear(self, number: int, reply: Rep, text: str) -> Refusal:
+        refusal = Refusal(reply, text)
+        self.refused_in_the_clear = name_of(Opt, number), str(refusal)
+        return refusal
+
     def _starttls(self, data: bytes) -> Event:
         if self._dialect.tls is Tls.OFF:
-            raise Refusal(Rep.ERR_UNSUP, "STARTTLS is not supported")
+            text = "STARTTLS is not supported"
+            raise self._refusal_in_the_clear(Opt.STARTTLS, Rep.ERR_UNSUP, text)
         _expect_no_data(data)
         if self.secure:
             raise Refusal(Rep.ERR_INVALID, "TLS is in force already")

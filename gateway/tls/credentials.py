@@ -301,10 +301,11 @@ def client_credentials(
         user = keys.only_user() if psk_user is None else psk_user
         if user is None:
             raise CredentialsError(
-                psk, "has several users; expected psk-user to say which one to be"
+                psk,
+                "has several users; expected psk-user, or USER@ in the URI, to say which one to be",
             )
         if not keys.knows(user):
-            raise CredentialsError(psk, f'has no user "{user}", which psk-user names')
+            raise CredentialsError(psk, f'has no user "{user}", which psk-user or the URI names')
         context = _key_context(ssl.PROTOCOL_TLS_CLIENT)
         # No name: it would be sent in the clear (SNI), and nothing would be compared with it.
         claim = offer_key(context, user, keys.key_of(user))

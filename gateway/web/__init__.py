@@ -13,6 +13,7 @@ main.py        the child: from its settings to its end
 serving.py     connections, their TLS and their bounds, around hypercorn's HTTP/1.1
 doors.py       who comes, and what that lets them do; hosts and origins; pure
 tokens.py      the file of tokens
+needs.py       what the child will need and is not there
 guard.py       each request is held to that, before anybody reads it
 gateway.py     what is asked of the gateway: no more at a time than it bears, and once for all who ask the same
 metrics.py     the counts as Prometheus has them: one table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from gateway.app import demo
 from gateway.app.demo import SERVERS, TRIALS, Seen, Trial, TrialOutcome
 from gateway.cli.demo import show
 from gateway.embedded import PERSONALITIES, MemoryDisk, Server
-from gateway.uri import parse_nbd_uri
+from gateway.upstream.configured import StartError
+from gateway.uri import MAX_SOCKET_PATH_BYTES, parse_nbd_uri
 from gateway.wire.constants import BASE_ALLOCATION, DIRTY_BITMAP
 from gateway.wire.constants import TransmissionFlag as Flag
 from tests.embedded.peers import listening
@@ -82,3 +84,14 @@ async def test_a_proper_server_passes(
     assert outcome.good, outcome
     if trial.what.startswith("nbdcopy"):
         assert outcome == TrialOutcome(True, "copied over several connections")
+
+
+async def test_a_long_directory_for_temporary_files_is_blamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / ("x" * MAX_SOCKET_PATH_BYTES)
+    directory.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    with pytest.raises(StartError, match=r"set TMPDIR to a shorter directory than /"):
+        await demo.demo(lambda _seen: None)
+    assert not [*directory.iterdir()]

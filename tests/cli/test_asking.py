@@ -138,6 +138,54 @@ async def test_names_that_nobody_can_ask_for_are_told(workdir: Path) -> None:
     assert (found["listed"], found["misnamed"]) == (["good"], ["caf\\xe9[red]"])
 
 
+# --- An export that is not there
+
+
+class Withholding(dict[str, MemoryDisk]):
+    """One of the exports that it lists is not for us."""
+
+    def __contains__(self, name: object) -> bool:
+        if name == "kept":
+            raise Refusal(Rep.ERR_POLICY, COMMANDS)
+        return super().__contains__(name)
+
+
+def withholding() -> Server:
+    return Server(Withholding({name: MemoryDisk(2 * MIB) for name in ("first", "kept", "last")}))
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("verb", ["probe", "conform"])
+async def test_who_names_none_that_is_there_hears_which_ones_are(verb: str, workdir: Path) -> None:
+    """qemu-nbd -x, for one, has no default export, which a URI without a name means."""
+    async with listening(withholding(), workdir) as uri:
+        done = await run(*command(verb, uri, workdir))
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode() == (
+        f"nbd-gateway: {uri}: upstream: INFO was refused with ERR_UNKNOWN: there is no export '';"
+        " it lists 'first', 'kept', 'last', of which the URI may name one\n"
+    )
+
+
+@pytest.mark.real
+async def test_one_that_is_refused_does_not_hide_the_others(workdir: Path) -> None:
+    why = "upstream: INFO was refused with ERR_POLICY: "
+    async with listening(withholding(), workdir) as uri:
+        done = await run("probe", "--list", "--transmit", uri)
+        as_json = await run("probe", "--list", "--json", uri)
+    assert (done.returncode, as_json.returncode) == (0, 0)
+    lines = done.stdout.decode().splitlines()
+    assert [line.strip() for line in lines if line.startswith('"')] == [
+        rf'"kept" cannot be had: {why}\x1b[2J\x9b31m\x07\r[/red][link=x]\u202e\n',
+        '"first"',
+        '"last"',
+    ]
+    found = json.loads(as_json.stdout)
+    assert found["refused"] == [{"name": "kept", "why": why + COMMANDS}]
+    assert [each["name"] for each in found["exports"]] == ["first", "last"]
+    assert found["listed"] == ["first", "kept", "last"]
+
+
 # --- How long
 
 

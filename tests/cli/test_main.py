@@ -96,7 +96,7 @@ def test_help_of_a_verb(verb: str, capsys: Capture) -> None:
 
 def test_help_of_serve_has_examples_that_fit(capsys: Capture) -> None:
     main(["serve", "--help"])
-    assert "\n  nbd-gateway serve nbd+unix:///?socket=/run/q.sock --listen nbd://0.0.0.0\n" in (
+    assert "\n  nbd-gateway serve 'nbd+unix:///?socket=/run/q.sock' --listen nbd://0.0.0.0\n" in (
         capsys.readouterr().out
     )
 
@@ -115,7 +115,7 @@ def test_help_of_serve_has_examples_that_fit(capsys: Capture) -> None:
         (["serve", "nbd://h", "--log-level", "trace"], "trace"),
         (["serve"], "serve needs to know which server"),
         (["serve", "x", "--config", "y"], "takes either UPSTREAM (x) or --config (y)"),
-        (["serve", "nbd://h", "--tls", "allow"], "TLS needs certificates"),
+        (["serve", "nbd://h", "--tls", "allow"], "TLS needs --tls-certificates"),
         (["serve", "\udcff"], "expected an NBD URI"),
         (["serve", "memory:1M", "--listen", "\udcff"], "expected an NBD URI"),
         (

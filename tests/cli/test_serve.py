@@ -123,7 +123,21 @@ def test_usage(upstream: str | None, options: dict[str, Any], expected: str) -> 
             {},
             'UPSTREAM: "nbd://h?tls-type=x509": "tls-type" goes with nbds:',
         ),
-        ("nbd://h", {"listener": {"tls": "allow"}}, "--tls: TLS needs certificates"),
+        (
+            "nbd://h",
+            {"listener": {"tls": "allow"}},
+            '--tls: TLS needs --tls-certificates "DIRECTORY", or --tls-psk "FILE" (',
+        ),
+        (
+            "nbd://h",
+            {"listener": {"verify-client": True}},
+            '--tls-verify-client: this is for TLS: add --tls "require", or "allow"',
+        ),
+        (
+            "nbd://h",
+            {"listen": ("nbds://a",), "listener": {"tls": "off"}},
+            '--tls: --tls "off" contradicts nbds://a',
+        ),
         ("nbd://127.0.0.1:10810", {}, "UPSTREAM: the gateway itself listens there (--listen)"),
         ("nbd://h", {"listen": ("x",)}, '--listen: "x": expected an NBD URI'),
         (

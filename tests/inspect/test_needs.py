@@ -17,6 +17,7 @@ from gateway.cli import main
 from gateway.config import parse
 from gateway.config.models import SocketOwner
 from gateway.net.listen import ListenError, open_listener
+from gateway.net.private import PrivateSocket
 from gateway.net.socket_file import ungivable
 
 Capture = pytest.CaptureFixture[str]
@@ -28,6 +29,9 @@ RULE = "[[rule]]\n"
 EXPORT = '[[export]]\nname = ""\nupstream = "a"\n'
 AUDIT = 'policies = [ {{ use = "readonly" }}, {{ use = "audit", file = "{}" }} ]\n'
 LONG = "s" * 108
+
+GONE = "/no-such-directory"
+"""The path of a Unix socket for HTTP is a whole one."""
 
 TOO_LONG = "x" * 300
 """For any file system (NAME_MAX, limits.h)."""
@@ -165,6 +169,35 @@ LACKS: dict[str, tuple[str, list[str]]] = {
     "a group to own a socket": (
         f'{UNIX}socket-owner = "root:none-of-that-name"\n{UPSTREAM}',
         ["g.toml:3: listen.socket-owner: there is no group 'none-of-that-name'"],
+    ),
+    "the directory of the admin socket": (
+        f'{LISTEN}{UPSTREAM}[admin]\nuri = "http+unix://{GONE}/admin"\n',
+        [f"g.toml:6: admin.uri: there is no directory {GONE}"],
+    ),
+    "tokens": (
+        f'{LISTEN}{UPSTREAM}[admin]\ntokens = "tokens"\n',
+        ["g.toml:6: admin.tokens: tokens: cannot be read: No such file or directory"],
+    ),
+    "certificates of the admin address": (
+        f'{LISTEN}{UPSTREAM}[admin]\nuri = "https://127.0.0.1:0"\ncertificates = "."\n',
+        [
+            f"g.toml:7: admin.certificates: {name}: cannot be read: No such file or directory"
+            for name in ("server-cert.pem", "server-key.pem", "ca-cert.pem")
+        ],
+    ),
+    "what a fleet needs": (
+        f'{LISTEN}[upstream.a]\nuri = "nbd://h"\n[fleet]\netcd = "https://127.0.0.1:1"\nname = "a"\n'
+        'address = "nbds://127.0.0.1:1"\ncertificates = "."\netcd-certificates = "etcd"\n'
+        'etcd-user = "us"\netcd-password-file = "password"\nfence = ["no-such-program"]\n',
+        [
+            *(
+                f"g.toml:9: fleet.certificates: {name}: cannot be read: No such file or directory"
+                for name in ("server-cert.pem", "server-key.pem", "ca-cert.pem")
+            ),
+            "g.toml:10: fleet.etcd-certificates: etcd: is no directory",
+            "g.toml:12: fleet.etcd-password-file: password: cannot be read: No such file or directory",
+            "g.toml:13: fleet.fence: there is no program 'no-such-program'",
+        ],
     ),
     "several": (
         '[control]\nsocket = "run/control"\n[upstream.a]\nuri = "file:missing.img"\n'
@@ -320,6 +353,24 @@ def test_certificates_that_end_soon_are_a_warning(tmp_path: Path, capsys: Captur
     assert "warning" not in capsys.readouterr().out
 
 
+def test_room_for_the_socket_of_a_command(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / LONG
+    directory.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    (tmp_path / "g.toml").write_text(f'{LISTEN}[upstream.a]\ncommand = ["sh"]\n')
+    with pytest.raises(
+        OSError, match="set TMPDIR"
+    ) as refused:  # what the first client is told of it
+        PrivateSocket()
+    assert main(["check", "g.toml"]) == 1
+    why = refused.value.strerror
+    assert capsys.readouterr().err == f"g.toml:4: upstream.a.command: {why}\n"
+    assert not [*directory.iterdir()]
+    assert main(["check", "--offline", "g.toml"]) == 0
+
+
 def test_what_may_not_be_written(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,7 +401,9 @@ def test_programs_have_it_in_one_object(tmp_path: Path, capsys: Capture) -> None
     (tmp_path / "g.toml").write_text(text)
     assert main(["check", "--json", "g.toml"]) == 1
     message = said.removeprefix("g.toml:4: upstream.a.uri: ")
-    found = json.loads(capsys.readouterr().out)
+    out, error = capsys.readouterr()
+    assert error == ""  # it is said once
+    found = json.loads(out)
     assert found == {
         "file": "g.toml",
         "ok": False,

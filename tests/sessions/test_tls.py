@@ -175,6 +175,75 @@ async def test_what_is_injected_behind_starttls_is_not_obeyed(
     assert "behind STARTTLS" in str(lines)
 
 
+@pytest.mark.parametrize("abort", [True, False], ids=["abort", "hangs up"])
+async def test_who_has_no_tls_is_one_line_of_the_log(
+    credentials: ServerCredentials, abort: bool
+) -> None:
+    """It was told so, and whoever runs us looks for the reason there."""
+    with structlog.testing.capture_logs() as lines:
+        async with gateway_before(Server({"": MemoryDisk(SIZE)}), listen=REQUIRE) as gateway:
+            client = connected(gateway, credentials)
+            async with client.stream:
+                await client.greeting()
+                for ask in (
+                    client.negotiation.ask_structured_replies,
+                    client.negotiation.list_exports,
+                ):
+                    ask()
+                    await client.refused()
+                if abort:
+                    client.negotiation.abort()
+                    await client.answered()
+    refused = [line for line in lines if line["event"] == "client refused"]
+    assert [(line["asked"], line["why"], line["log_level"]) for line in refused] == [
+        ("LIST", "ERR_TLS_REQD: this server wants TLS first: send STARTTLS", "info")
+    ]
+
+
+@pytest.mark.parametrize("goes_on", [False, True], ids=["leaves", "goes on without"])
+async def test_who_wants_tls_where_there_is_none(goes_on: bool) -> None:
+    """That is a line, unless it has its export all the same."""
+    with structlog.testing.capture_logs() as lines:
+        async with gateway_before(Server({"": MemoryDisk(SIZE)})) as gateway:
+            ours, theirs = socket_pair()
+            [listen] = gateway.service.config.listen
+            gateway.nursery.start_soon(serve_client, gateway.service, listen, theirs)
+            client = Client(ours)
+            async with client.stream:
+                await client.greeting()
+                client.negotiation.ask_starttls()
+                await client.refused()
+                if goes_on:
+                    await go_structured(client)
+                    await client.send(Cmd.DISC)
+                    assert not await client.rest()
+    refused = [line for line in lines if line["event"] == "client refused"]
+    assert [(line["asked"], line["why"]) for line in refused] == (
+        [] if goes_on else [("STARTTLS", "ERR_UNSUP: STARTTLS is not supported")]
+    )
+
+
+async def test_who_goes_over_to_tls_after_all_was_not_refused(
+    pki: Path, credentials: ServerCredentials
+) -> None:
+    with structlog.testing.capture_logs() as lines:
+        async with gateway_before(Server({"": MemoryDisk(SIZE)}), listen=REQUIRE) as gateway:
+            client = connected(gateway, credentials)
+            await client.greeting()
+            client.negotiation.ask_structured_replies()
+            await client.refused()
+            client.negotiation.ask_starttls()
+            await client.answered()
+            secure = trio.SSLStream(client.stream, client_context(pki), server_hostname="localhost")
+            client.negotiation = client.negotiation.secured()
+            client.stream = secure  # type: ignore[assignment] # all that it uses is there
+            async with secure:
+                await go_structured(client)
+                await client.send(Cmd.DISC)
+                assert not await client.rest()
+    assert "client refused" not in [line["event"] for line in lines]
+
+
 async def test_an_export_for_tls_alone(pki: Path, credentials: ServerCredentials) -> None:
     """All who ask in the clear are told the same words. But "The server MUST NOT send NBD_REP_ERR_TLS_REQD in
     response to any option other than NBD_OPT_INFO, NBD_OPT_GO and NBD_OPT_EXPORT_NAME".

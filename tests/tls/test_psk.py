@@ -331,9 +331,11 @@ def test_longest_and_shortest(tmp_path: Path, version: ssl.TLSVersion, key_bytes
 
 @needs_psk
 def test_which_user_to_be(keys: Path, tmp_path: Path, client_dir: Path) -> None:
-    with pytest.raises(CredentialsError, match="several users; expected psk-user"):
+    with pytest.raises(
+        CredentialsError, match="several users; expected psk-user, or USER@ in the URI"
+    ):
         client_credentials(psk=keys)
-    with pytest.raises(CredentialsError, match='no user "bob"'):
+    with pytest.raises(CredentialsError, match=r'no user "bob", which psk-user or the URI names'):
         client_credentials(psk=keys, psk_user="bob")
     with pytest.raises(CredentialsError, match="not both"):
         client_credentials(client_dir, keys, hostname="localhost")

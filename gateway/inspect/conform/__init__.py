@@ -23,9 +23,11 @@ from gateway.inspect.conform import connections, content, illegal, status, zeroe
 from gateway.inspect.conform.bench import Bench, NotOffered, no_more
 from gateway.inspect.conform.client import Broken
 from gateway.inspect.conform.promise import Promise
+from gateway.inspect.instead import instead, listed_by
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
 from gateway.upstream.configured import server_of
+from gateway.upstream.errors import Rejected
 from gateway.uri import Target, export_of
 from gateway.wire.limits import MIB
 
@@ -111,7 +113,11 @@ async def conform(
         async with server_of(target, seconds=NEGOTIATE_SECONDS, quirks=()) as server:
             name, seed = export_of(target), secrets.randbits(64)
             bench = Bench(server, name, seed=seed, reply_seconds=reply_seconds)
-            await bench.main()
+            try:
+                await bench.main()
+            except Rejected as refusal:
+                why = instead(refusal, await listed_by(server))
+                raise CannotConform(f"{target}: {why}") from None
             try:
                 if bench.export.size < MIN_EXPORT_BYTES:
                     raise CannotConform(
