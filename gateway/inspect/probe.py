@@ -9,6 +9,7 @@ that.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from gateway.config import Connections
@@ -121,18 +122,20 @@ async def probe(target: Target, *, every_export: bool = False, transmit: bool = 
 
 
 async def _probe(target: Target, server: Server, *, every_export: bool, transmit: bool) -> Probe:
+    listed: Sequence[ListedExport] | None = None
     try:
-        listed: Sequence[ListedExport] | None = await exports_of(server)
-    except Refusal:
-        listed = None
-    names = [export_of(target)]
-    if every_export and listed:
-        names = [export.name for export in listed][:MAX_PROBED]
-    try:
-        exports = [await _probed(server, name) for name in names]
+        # Before the list, where one will do: a server may take one connection, and end with it.
+        exports = [] if every_export else [await _probed(server, export_of(target))]
+        with suppress(Refusal):
+            listed = await exports_of(server)
+        if every_export:
+            names = [each.name for each in listed or ()][:MAX_PROBED] or [export_of(target)]
+            exports = [await _probed(server, name) for name in names]
         if transmit:
             exports = [replace(e, reading=await _read(server, e)) for e in exports]
     except TlsRequired:
+        with suppress(Refusal):
+            listed = await exports_of(server)
         return Probe(target, listed, (), server.misnamed, tls_required=True)
     return Probe(target, listed, exports, server.misnamed)
 
