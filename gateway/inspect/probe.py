@@ -123,25 +123,26 @@ async def probe(target: Target, *, every_export: bool = False, transmit: bool = 
 
 
 async def _probe(target: Target, server: Server, *, every_export: bool, transmit: bool) -> Probe:
-    listed = await listed_by(server)
-    names = [export_of(target)]
-    if every_export and listed:
-        names = [export.name for export in listed][:MAX_PROBED]
+    # A server may take one connection, and end with it: so the export comes before the list, where one will do.
+    listed = await listed_by(server) if every_export else None
+    names = [export.name for export in listed or ()][:MAX_PROBED] or [export_of(target)]
     exports: list[Probed] = []
     refused: list[tuple[str, str]] = []
     for name in names:
         try:
-            export = await _probed(server, name)
-            if transmit:
-                export = replace(export, reading=await _read(server, export))
+            exports.append(await _probed(server, name))
         except TlsRequired:
+            listed = listed if every_export else await listed_by(server)
             return Probe(target, listed, (), server.misnamed, tls_required=True)
         except Rejected as refusal:
             if not (every_export and listed):
+                listed = listed if every_export else await listed_by(server)
                 raise CannotProbe(f"{target}: {instead(refusal, listed)}") from None
             refused.append((name, refusal.why))
-        else:
-            exports.append(export)
+    if not every_export:
+        listed = await listed_by(server)
+    if transmit:
+        exports = [replace(each, reading=await _read(server, each)) for each in exports]
     return Probe(target, listed, exports, server.misnamed, refused)
 
 

@@ -25,7 +25,7 @@ from cryptography import x509
 from gateway.there import status_of, unseen
 from gateway.tls.errors import CredentialsError, all_told
 from gateway.tls.reading import UNREADABLE, exposed, is_there, read
-from gateway.tls.revoked import RevokedList, comparable, revoked_list
+from gateway.tls.revoked import RevokedList, comparable, is_followed, revoked_list
 from gateway.wire.handshake import printable
 
 CA_CERT = "ca-cert.pem"
@@ -114,8 +114,9 @@ def load_certificates(directory: Path, role: Role, *, need_ca: bool) -> Certific
     if not has_ca:
         return Certificates(None, (), ssl.VerifyFlags(0), own, tuple(terms))
     terms += [_term(ca, one) for one in cas]
-    terms += [_crl_term(crl, one) for one in crls]
     lists = [_list(crl, one, cas) for one in crls]
+    lasting = [crl for crl, one in zip(crls, lists, strict=True) if not is_followed(one, lists)]
+    terms += [_crl_term(crl, one) for one in lasting]
     return Certificates(ca, tuple(lists), _verify_flags(cas), own, tuple(terms))
 
 

@@ -5,7 +5,8 @@ a second CA while CAs are exchanged, and clients of an intermediate CA if the li
 nbdkit, libnbd and qemu use, takes a missing list for an empty one. We do the same, and so look certificates up
 by ourselves. A revoked peer gets no TLS alert for that: it is hung up on, and the log says why.
 
-Nobody can rely on a list that has expired: all certificates of its CA are refused until there is a new one.
+Nobody can rely on a list that has expired: all certificates of its CA are refused until there is a new one. The
+new one may stand beside it. Then its end counts, and what either of both names is refused.
 
 The issuer's name says which CA a list belongs to, compared as in RFC 5280, 7.1. If a CA of ca-cert.pem has
 signed the list, it covers only what that CA's key has issued, for a CA may have had another key under the same
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.tls.errors import NotAdmitted
@@ -72,20 +74,39 @@ def check_not_revoked(chain: Sequence[bytes], lists: Sequence[RevokedList], now:
     """
     try:
         certificates = [x509.load_der_x509_certificate(der) for der in chain]
-        keys = [_public_key(one) for one in certificates[1:]]
+        keys: list[bytes | None] = [_public_key(one) for one in certificates[1:]]
+        keys += [_own_issuer(one) for one in certificates[-1:]]
         names = [comparable(one.issuer) for one in certificates]
         subjects = [_clipped(one.subject) for one in certificates]
     except UNREADABLE as error:
         raise NotAdmitted(f"the certificate cannot be looked up in a list: {error}") from None
-    looked_up = zip(certificates, names, subjects, [*keys, None], strict=True)
+    looked_up = zip(certificates, names, subjects, keys, strict=True)
     for certificate, name, subject, key in looked_up:
         for one in lists:
             if one.issuer != name or (key and one.signer and one.signer != key):
                 continue
-            if one.end is not None and one.end <= now:
+            if one.end is not None and one.end <= now and not is_followed(one, lists):
                 raise NotAdmitted(f"the list of what {one.name} has revoked has expired")
             if certificate.serial_number in one.serials:
                 raise NotAdmitted(f"{one.name} has revoked {subject}")
+
+
+def is_followed(one: RevokedList, lists: Sequence[RevokedList]) -> bool:
+    """Say whether another list of the same CA is good for longer, so that its end is the one that counts."""
+    return one.end is not None and any(
+        (other.issuer, other.signer) == (one.issuer, one.signer)
+        and (other.end is None or other.end > one.end)
+        for other in lists
+    )
+
+
+def _own_issuer(certificate: x509.Certificate) -> bytes | None:
+    """Give the key of a certificate that has issued itself, as a root's; else None: who has is not there."""
+    try:
+        certificate.verify_directly_issued_by(certificate)
+    except (InvalidSignature, *UNREADABLE):
+        return None
+    return _public_key(certificate)
 
 
 def _clipped(name: x509.Name) -> str:

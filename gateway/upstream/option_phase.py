@@ -91,7 +91,7 @@ class OptionPhase:
 
     def suits(self, terms: Terms, *, looks: bool) -> bool:
         """Say whether it can keep these terms, and have it keep them: they are those that it has, or differ in
-        contexts alone, before any were selected or the export was asked for. Who `looks` may look at another
+        contexts alone, before any were selected or the export was opened. Who `looks` may look at another
         export, where none was opened.
         """
         if self._looked_at_others and not looks:
@@ -101,11 +101,12 @@ class OptionPhase:
         chosen = self._selected is not None or self._opened is not None
         if looks and terms.name != self.terms.name and not chosen:
             return self._look_at_another(terms)
-        begun = chosen or self._described is not None
         if replace(terms, queries=self.terms.queries) != self.terms:
             return False
-        if begun and self._core.structured:  # else there are no contexts here, whoever asks
-            return False
+        if self._core.structured:  # else there are no contexts here, whoever asks
+            if chosen:
+                return False
+            self._described = None  # that was without these contexts
         self.terms = terms
         return True
 

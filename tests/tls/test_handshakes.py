@@ -178,6 +178,47 @@ def test_a_list_of_one_ca_is_about_its_own_certificates(tmp_path: Path) -> None:
             assert isinstance(result.server, str) == (name in refused), (name, result)
 
 
+@pytest.mark.parametrize("newer_first", [False, True])
+def test_a_newer_list_of_a_ca_may_stand_beside_one_that_has_ended(
+    server_dir: Path, client_dir: Path, tmp_path: Path, ca: trustme.CA, newer_first: bool
+) -> None:
+    now = dt.datetime.now(dt.UTC)
+    first, second = (ca.issue_cert(f"{name}@example.org") for name in ("first", "second"))
+    ended = crl_of(ca, [first], begin=now - 9 * DAY, end=now - DAY)
+    newer = crl_of(ca, [second], begin=now - DAY, end=now + 90 * DAY)
+    lists = newer + ended if newer_first else ended + newer
+    server = server_credentials(directory(server_dir, None, crl=lists))
+    assert not server.warnings(now)
+    assert shake_hands(server, client_credentials(client_dir, hostname="localhost")).admitted
+    for leaf in (first, second):
+        revoked = directory(tmp_path / "revoked", ca, client=leaf)
+        result = shake_hands(server, client_credentials(revoked, hostname="localhost"))
+        assert " has revoked CN" in str(result.server) or " has revoked O" in str(result.server)
+    # All of them have to have ended.
+    also_ended = crl_of(ca, [second], begin=now - 9 * DAY, end=now - DAY / 2)
+    server = server_credentials(directory(server_dir, None, crl=ended + also_ended))
+    [warning] = server.warnings(now)
+    assert "has expired" in warning
+    result = shake_hands(server, client_credentials(client_dir, hostname="localhost"))
+    assert str(result.server).endswith(" has revoked has expired")
+
+
+def test_a_list_is_about_what_the_key_has_issued_that_has_signed_it(tmp_path: Path) -> None:
+    """A CA has a new key and its old name, and of the old key there is a list, which has ended."""
+    old, new = (
+        trustme.CA(organization_name="us", organization_unit_name="the CA") for _ in range(2)
+    )
+    now = dt.datetime.now(dt.UTC)
+    ended = crl_of(old, begin=now - 9 * DAY, end=now - DAY)
+    server_dir = directory(tmp_path / "s", old, server=old.issue_cert("localhost"), crl=ended)
+    (server_dir / "ca-cert.pem").write_bytes(old.cert_pem.bytes() + new.cert_pem.bytes())
+    server = server_credentials(server_dir)
+    for issuer, is_refused in ((old, True), (new, False)):
+        client = directory(tmp_path / "c", old, client=issuer.issue_cert("joe@example.org"))
+        result = shake_hands(server, client_credentials(client, hostname="localhost"))
+        assert isinstance(result.server, str) == is_refused, result
+
+
 def _by_intermediate(
     tmp_path: Path, ca: trustme.CA, crl: bytes, trusted: bytes, leaf: trustme.LeafCert
 ) -> Result:

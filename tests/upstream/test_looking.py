@@ -195,6 +195,29 @@ async def test_who_opens_what_it_has_looked_at_alone_uses_that_connection() -> N
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("personality", [PLAIN, OLDER, PERSONALITIES["qemu-3.0"]])
+async def test_who_asks_what_an_export_is_before_it_selects_contexts_needs_one_connection(
+    personality: Personality,
+) -> None:
+    """There may be no other: qemu-nbd up to 3.0 may serve one, and then end."""
+    async with trio.open_nursery() as nursery:
+        house = House(nursery, personality=personality)
+        without = Terms(NAMES[0], structured=True)
+        told, _dialect, _quirks = await house.negotiation.describe(without)
+        assert told.contexts == ()
+        terms = replace(without, queries=(BASE_ALLOCATION,))
+        [selected] = await house.negotiation.contexts(terms)
+        told, _dialect, quirks = await house.negotiation.describe(terms)
+        link = await house.negotiation.go(terms)
+        assert told.contexts == link.export.contexts == (selected,)
+        assert (link.export.size, link.quirks) == (SIZES[NAMES[0]], quirks)
+        link.close()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        [tap] = house.taps
+        assert understood(tap.sent).count(Opt.SET_META_CONTEXT) == 1
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_connection_in_place_of_one_that_was_left_has_a_place_again() -> None:
     """Who was given one may need another connection for it."""
     async with trio.open_nursery() as nursery:
