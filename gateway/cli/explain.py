@@ -139,6 +139,10 @@ def show(found: Report) -> None:
     say(f"upstream: {route.upstream}{places}, export {shown(route.upstream_name)}")
     if found.home is not None:
         say(f"home: {_home_words(found.home)}")
+    if found.gone:
+        framings = ", ".join(str(each.client) for each in found.views)
+        say(f"the server takes no other connection, and may be gone now: {found.gone}")
+        say(f"so what follows is known for clients with {framings} headers alone")
     say(f"quirks: {', '.join(best.quirks) or 'none'}")
     say(f"connections: {_connection_words(found.wanted, best.connections)}")
     for line in _sizes(best):

@@ -79,6 +79,7 @@ def document(found: Report) -> dict[str, object]:
             }
             for each in found.limits
         ],
+        "gone": found.gone or None,
         "framings": {str(each.client): _view_document(each) for each in found.views},
     }
 

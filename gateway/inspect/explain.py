@@ -58,6 +58,7 @@ from gateway.sessions.reading import chain_over
 from gateway.upstream import link as upstream_side
 from gateway.upstream.coherence import Decision, check_required, offered
 from gateway.upstream.configured import StartError, load_keyring, upstreams
+from gateway.upstream.errors import Unreachable
 from gateway.upstream.negotiation import Negotiation
 from gateway.upstream.server import Server
 from gateway.wire import limits
@@ -191,6 +192,16 @@ async def _ask(server: Server, grant: Grant, chain: list[Placed], report: Report
 
 
 async def _views(server: Server, grant: Grant, chain: list[Placed], report: Report) -> None:
+    try:
+        await _all_views(server, grant, chain, report)
+    except Unreachable as unreachable:
+        if not report.views:
+            raise
+        # qemu-nbd without -t, for one, ends with the first client that it has taken.
+        report.gone = unreachable.why
+
+
+async def _all_views(server: Server, grant: Grant, chain: list[Placed], report: Report) -> None:
     for framing in FRAMINGS:
         if framing is STRUCTURED:
             names = await _listed(server, grant, report)

@@ -143,3 +143,5 @@ class Report:
     """Why there are no contexts, in the upstream's words."""
     views: list[Explanation] = field(default_factory=list)
     """One for each framing."""
+    gone: str = ""
+    """The server took the connection for the first views, and none after it: how that was seen."""

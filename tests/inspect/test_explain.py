@@ -18,6 +18,7 @@ import trio.testing
 from gateway.cli.vocabulary import vocabulary
 from gateway.clients.client import serve_client
 from gateway.config import Config, parse
+from gateway.embedded import MemoryDisk, Server
 from gateway.hub.hub import Hub
 from gateway.identity import NOBODY, Identity, UnixPeer, parse_address
 from gateway.inspect.explain import PolicyBug, explain
@@ -573,3 +574,24 @@ async def test_a_client_that_is_denied_is_told_what_was_said(hide: bool) -> None
         client.negotiation.go("vm-1", ())
         refused = await client.refused()
     assert (refused.reply, refused.text) == (report.refusal.reply, report.refusal.text)
+
+
+async def test_a_server_that_takes_one_connection_is_told_of_as_far_as_that_goes() -> None:
+    """qemu-nbd up to 3.0 without -t ends with it."""
+    server = Server({"": MemoryDisk(1 << 20)})
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+
+    async def serve_once() -> None:
+        stream = await listener.accept()
+        await listener.aclose()
+        await server.serve(stream)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve_once)
+        port = listener.socket.getsockname()[1]
+        found = await asked(config_of(uri=f"nbd://127.0.0.1:{port}"))
+        nursery.cancel_scope.cancel()
+    assert found.refusal is None
+    [view] = found.views
+    assert view.told.size == 1 << 20
+    assert f"127.0.0.1:{port}" in found.gone
