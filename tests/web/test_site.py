@@ -144,7 +144,16 @@ NONSENSE = (
     (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
     (b"NBDMAGICIHAVEOPT\r\n\r\n", 400),
     (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9), 0),
-    (b"GET / HTTP/1.1\r\nhost: localhost\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n", 101),
+    (
+        b"GET / HTTP/1.1\r\nhost: localhost\r\nupgrade: h2c\r\nconnection: upgrade, close\r\n\r\n",
+        200,
+    ),
+    (
+        b"GET /livez HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\nconnection: upgrade, close\r\n"
+        b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n",
+        200,
+    ),
+    (b"HEAD /api/v1/events HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", 200),
     (b"GET /%ff%00 HTTP/1.1\r\nhost: localhost\r\n\r\n", 404),
     (b"GET /static/../../doors.py HTTP/1.1\r\nhost: localhost\r\n\r\n", 404),
     (b"GET /static/%2e%2e/doors.py HTTP/1.1\r\nhost: localhost\r\n\r\n", 404),
