@@ -308,6 +308,18 @@ async def test_a_reload_takes_it_up(workdir: Path) -> None:
                 await trio.sleep(0.01)
 
 
+async def test_a_reload_that_fails_leaves_it_as_it_was(workdir: Path) -> None:
+    """One address is shared by then, and another cannot be listened on."""
+    async with running(workdir) as one:
+        file = one.directory / "gateway.toml"
+        file.write_text(file.read_text().replace("/admin", "/no-such/admin"))
+        for _ in range(2):
+            answer = await one.do("reload")
+            assert answer.status == 409
+            assert "no-such" in answer.said["problems"][0]
+        assert (await one.ask("/livez")).status == 200
+
+
 async def test_mutual_tls(workdir: Path) -> None:
     make = [sys.executable, "-m", "gateway", "pki", "init", str(workdir / "pki")]
     await trio.run_process(make, capture_stdout=True)
