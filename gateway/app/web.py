@@ -180,7 +180,7 @@ async def _listen(uri: AdminUri, mode: int) -> list[socket.socket]:
 
 
 def _twin(sock: socket.socket) -> socket.socket:
-    """Give another descriptor of a socket. `socket.dup` would have both block, and so the child in its accept."""
+    """Give another descriptor of a socket. `socket.dup` would have both block, and the child in its accept."""
     return socket.socket(fileno=os.dup(sock.fileno()))
 
 
