@@ -270,6 +270,7 @@ class _Supervisor:
                 verb=asked.verb,
                 pid=asked.by.pid,
                 uid=asked.by.uid,
+                **({} if asked.asked_by is None else {"asked_by": asked.asked_by}),
                 why=[*answer.problems],
             )
 

@@ -136,7 +136,7 @@ async def open_door(
         for uri in settings.uri:
             shared = None if before is None else before.sockets.get(uri)
             if shared is not None and before is not None:
-                made.sockets[uri] = [each.dup() for each in shared]
+                made.sockets[uri] = [_twin(each) for each in shared]
                 if uri.path is not None:
                     made.shares[uri.path] = stat.S_IMODE(uri.path.stat().st_mode)
                     made.keeps_files |= before.keeps_files & {uri.path}
@@ -169,6 +169,11 @@ async def _listen(uri: AdminUri, mode: int) -> list[socket.socket]:
         return [_owned(listening.socket)]
     listeners = await trio.open_tcp_listeners(uri.port, host=uri.host, backlog=BACKLOG)
     return [_owned(each.socket) for each in listeners]
+
+
+def _twin(sock: socket.socket) -> socket.socket:
+    """Give another descriptor of a socket. `socket.dup` would have both block, and the child in its accept."""
+    return socket.socket(fileno=os.dup(sock.fileno()))
 
 
 def _owned(sock: trio.socket.SocketType) -> socket.socket:

@@ -249,6 +249,9 @@ class EventStream(Response):
             first = await anext(events, None)
             start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
             await send(start)
+            if scope["method"] == "HEAD":
+                await send(_body(b"", more=False))
+                return
             async with trio.open_nursery() as nursery:
 
                 async def until_nobody_listens() -> None:

@@ -76,7 +76,11 @@ async def serve(settings: Settings) -> None:
     )
     credentials = _credentials(settings)
     choose = None if credentials is None else _chooser(credentials)
-    connections = HttpConnections(ASGIWrapper(app), choose)  # type: ignore[arg-type] # it says less
+    connections = HttpConnections(
+        ASGIWrapper(app),  # type: ignore[arg-type] # it says less
+        lambda why: says.say("failed", why=why),
+        choose,
+    )
     async with trio.open_nursery() as clients:
         async with trio.open_nursery() as beside:
             for door in settings.doors:

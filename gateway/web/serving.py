@@ -2,25 +2,29 @@
 
 Hypercorn's own server does not say how long a client may take to read an answer, has no bound on connections,
 and changes to HTTP/2 when it is asked to, which has bounds of another kind. So of hypercorn we take what is
-below that, its HTTP/1.1; receiving, sending and TLS are here, where each has its bound:
+below that, its HTTP/1.1, and nobody is led away from that (`PlainHttp`); receiving, sending and TLS are here,
+where each has its bound:
 
 - a connection without a request ends after `IDLE_SECONDS`, however its bytes trickle in;
 - a client that takes nothing of an answer for `SEND_SECONDS` is cut;
 - there are no more than `MOST_CONNECTIONS`. Another one has the place of who has been idle for longest: so
-  those who only hold connections open keep nobody out. If all are at work, it is turned away.
+  those who only hold connections open keep nobody out. If all are at work, it is turned away;
+- what goes wrong in one connection ends that one, and no other.
 """
 
 from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
+import h11
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError, H11Protocol
+from hypercorn.protocol.h11 import H2ProtocolAssumedError, H11Protocol
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
@@ -74,13 +78,46 @@ def hypercorn_settings() -> Config:
     return config
 
 
+class PlainHttp(h11.Connection):
+    """HTTP/1.1 as hypercorn has it from h11, but for two things."""
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """Give a request without its offer to go over to another protocol, which a server may pass over
+        (RFC 9110, 7.8). Hypercorn takes one up, and it is not ours: Java's HttpClient makes it each time.
+        """
+        event = super().next_event()
+        if not isinstance(event, h11.Request):
+            return event
+        headers = [(name, value) for name, value in event.headers if name != b"upgrade"]
+        return h11.Request(
+            method=event.method,
+            headers=headers,
+            target=event.target,
+            http_version=event.http_version,
+        )
+
+    def send(self, event: Any) -> Any:
+        """Give the bytes of one of h11's events. If hypercorn is cancelled while the head of an answer waits to
+        be sent, it does not know that there was one, and gives another: nobody is there for that any more.
+        """
+        if isinstance(event, h11.Response) and self.our_state is h11.SEND_BODY:
+            return b""
+        return super().send(event)
+
+
 class HttpConnections:
-    """All connections, and what is served to them. `choose` gives TLS sessions, by a client's first bytes."""
+    """All connections, and what is served to them. `failed` is told of what should not have gone wrong in one;
+    `choose` gives TLS sessions, by a client's first bytes.
+    """
 
     def __init__(
-        self, app: AppWrapper, choose: Callable[[bytes], TlsSession | None] | None = None
+        self,
+        app: AppWrapper,
+        failed: Callable[[str], None],
+        choose: Callable[[bytes], TlsSession | None] | None = None,
     ) -> None:
         self._app = app
+        self._failed = failed
         self._choose = choose
         self._config = hypercorn_settings()
         self._context = WorkerContext(None)
@@ -113,6 +150,9 @@ class HttpConnections:
         self._there[connection] = None
         try:
             await connection.run(door, stream, self._choose)
+        except* Exception as errors:
+            for error in _each_of(errors):
+                self._failed(f"{type(error).__name__}: {error}")
         finally:
             del self._there[connection]
 
@@ -123,6 +163,15 @@ class HttpConnections:
             return False
         idlest.cut()
         return True
+
+
+def _each_of(errors: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
+    """Give what is in groups of errors, however deep."""
+    for error in errors.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _each_of(error)
+        else:
+            yield error
 
 
 class HttpConnection:
@@ -182,11 +231,14 @@ class HttpConnection:
                 None,
                 self._send,
             )
+            self._protocol.connection = PlainHttp(
+                h11.SERVER, max_incomplete_event_size=self._config.h11_max_incomplete_size
+            )
             try:
                 while data := await self._receive():
                     await self._protocol.handle(RawData(data))
-            except (H2CProtocolRequiredError, H2ProtocolAssumedError):
-                pass  # we do not speak HTTP/2, and are not the ones to begin it
+            except H2ProtocolAssumedError:
+                pass  # we do not speak HTTP/2
             except (OSError, trio.BrokenResourceError):
                 pass
             # What still answers is told that nobody hears it any more, and has a moment to end.

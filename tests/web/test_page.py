@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from pathlib import Path
 from urllib.parse import quote
@@ -18,6 +19,9 @@ pytestmark = pytest.mark.real
 
 STRANGE = '<script>document.title="owned"</script><img src=x onerror=document.title="owned">'
 """What a client may have for a name."""
+
+TURNED = "disk \u202etxt\u2066\n é 💾"
+"""One that would turn around what stands behind it (RIGHT-TO-LEFT OVERRIDE), and has an end of a line."""
 
 CONFIG = f"""
 listen = [ {{ uri = "nbd://127.0.0.1:0" }} ]
@@ -119,6 +123,12 @@ async def _shows_who_is_there(page: Page) -> None:
     assert STRANGE in await page.run(NAMES)
     assert await page.run("document.querySelectorAll('main script, main img').length") == 0
     assert "read" in await page.run(LABEL)
+    for made in ("make('p', {}, name)", "(say(p, name), p)"):
+        shown = await page.run(
+            "import('/static/dom.js').then(({ make, say }) => { const p = make('p'), name = "
+            f"{json.dumps(TURNED)}; return {made}.textContent; }})"
+        )
+        assert shown == r"disk \u{202e}txt\u{2066}\u{a} é 💾"
 
 
 async def _fits(page: Page) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.protocol.h11 import H11Protocol
 from trio.testing import MockClock
 
 import gateway.web.serving as serving
@@ -41,15 +42,19 @@ class Served:
                 await trio.sleep_forever()
             elif scope["path"] == "/bug":
                 raise RuntimeError("a bug")
-            await send({"type": "http.response.start", "status": 200, "headers": []})
+            headers = [(b"x", b"y" * (8 << 20))] if scope["path"] == "/large-head" else []
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": body})
         finally:
             self.ended += 1
 
 
 class House:
-    def __init__(self, path: Path, served: Served, connections: HttpConnections) -> None:
+    def __init__(
+        self, path: Path, served: Served, connections: HttpConnections, failed: list[str]
+    ) -> None:
         self.path, self.served, self.connections = path, served, connections
+        self.failed = failed
 
     async def connect(self) -> trio.SocketStream:
         return await trio.open_unix_socket(str(self.path))
@@ -67,11 +72,12 @@ async def house(workdir: Path) -> AsyncIterator[House]:
     listening.listen(1000)
     listening.setblocking(False)
     served = Served()
-    connections = HttpConnections(ASGIWrapper(served))
+    failed: list[str] = []
+    connections = HttpConnections(ASGIWrapper(served), failed.append)
     async with trio.open_nursery() as nursery:
         door = Door(listening.detach(), "unix", False)
         nursery.start_soon(connections.serve, door, nursery)
-        yield House(workdir / "s", served, connections)
+        yield House(workdir / "s", served, connections, failed)
         nursery.cancel_scope.cancel()
 
 
@@ -128,6 +134,62 @@ async def test_who_reads_nothing_of_an_answer_is_cut(
             await trio.sleep(SEND_SECONDS)
             assert not len(one.connections)
         assert one.served.ended == 1
+
+
+async def test_who_is_cut_in_the_head_of_an_answer_fails_nothing(
+    workdir: Path, autojump_clock: MockClock
+) -> None:
+    """Its buffers are full, as those of one are who asks for much and reads nothing; then it ends here, as for
+    somebody else's sake or in a reload.
+    """
+    async with house(workdir) as one:
+        stream = await one.connect()
+        await stream.send_all(GET.replace(b"/x", b"/large-head"))
+        while not one.served.callers:
+            await trio.sleep(0.01)
+        await trio.sleep(SEND_SECONDS / 2)
+        assert len(one.connections) == 1
+    await stream.aclose()
+    assert one.served.ended == 1
+    assert not one.failed
+
+
+async def test_a_fault_of_one_connection_ends_no_other(
+    workdir: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house(workdir) as one, await one.connect() as stream:
+        await stream.send_all(GET.replace(b"/x", b"/hang"))
+        while not one.served.callers:
+            await trio.sleep(0.01)
+
+        async def breaks(_protocol: object, _event: object) -> None:
+            raise RuntimeError("a bug")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(H11Protocol, "handle", breaks)
+            assert (await one.ask()).status == 0
+        assert (await one.ask()).status == 200
+        while len(one.connections) > 1:  # both who have asked have an end
+            await trio.sleep(0.01)
+        assert one.failed == ["RuntimeError: a bug"]
+
+
+async def test_nobody_is_led_away_from_http_1_1(workdir: Path, autojump_clock: MockClock) -> None:
+    """To go over is an offer, which is passed over: Java's HttpClient makes it each time."""
+    offers = (
+        b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n",
+        b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
+        b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+    )
+    async with house(workdir) as one, await one.connect() as stream:
+        for offer in offers:
+            await stream.send_all(GET.replace(b"host", offer + b"host"))
+            answer = b""
+            while b"\r\n0\r\n" not in answer:
+                data = await stream.receive_some()
+                assert data, answer
+                answer += data
+            assert answer.startswith(b"HTTP/1.1 200")
 
 
 async def test_who_reads_slowly_gets_all_of_it(workdir: Path, autojump_clock: MockClock) -> None:

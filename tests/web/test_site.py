@@ -144,7 +144,16 @@ NONSENSE = (
     (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
     (b"NBDMAGICIHAVEOPT\r\n\r\n", 400),
     (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9), 0),
-    (b"GET / HTTP/1.1\r\nhost: localhost\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n", 101),
+    (
+        b"GET / HTTP/1.1\r\nhost: localhost\r\nupgrade: h2c\r\nconnection: upgrade, close\r\n\r\n",
+        200,
+    ),
+    (
+        b"GET /livez HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\nconnection: upgrade, close\r\n"
+        b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n",
+        200,
+    ),
+    (b"HEAD /api/v1/events HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", 200),
     (b"GET /%ff%00 HTTP/1.1\r\nhost: localhost\r\n\r\n", 404),
     (b"GET /static/../../doors.py HTTP/1.1\r\nhost: localhost\r\n\r\n", 404),
     (b"GET /static/%2e%2e/doors.py HTTP/1.1\r\nhost: localhost\r\n\r\n", 404),
@@ -297,6 +306,18 @@ async def test_a_reload_takes_it_up(workdir: Path) -> None:
                 except OSError:
                     break
                 await trio.sleep(0.01)
+
+
+async def test_a_reload_that_fails_leaves_it_as_it_was(workdir: Path) -> None:
+    """One address is shared by then, and another cannot be listened on."""
+    async with running(workdir) as one:
+        file = one.directory / "gateway.toml"
+        file.write_text(file.read_text().replace("/admin", "/no-such/admin"))
+        for _ in range(2):
+            answer = await one.do("reload")
+            assert answer.status == 409
+            assert "no-such" in answer.said["problems"][0]
+        assert (await one.ask("/livez")).status == 200
 
 
 async def test_mutual_tls(workdir: Path) -> None:

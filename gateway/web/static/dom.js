@@ -2,6 +2,10 @@
 
 export const byId = (id) => document.getElementById(id);
 
+/** Escape what would not be seen of a text, or would turn around what stands beside it: marks of direction, ends of lines. */
+export const visible = (text) =>
+  String(text).replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (each) => `\\u{${each.codePointAt(0).toString(16)}}`);
+
 /** Make an element. Children may be elements or texts; what is null is left out. */
 export function make(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
@@ -11,13 +15,15 @@ export function make(tag, properties = {}, ...children) {
     else if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
     else made.setAttribute(name, value);
   }
-  made.append(...children.filter((each) => each !== null && each !== undefined));
+  const there = children.filter((each) => each !== null && each !== undefined);
+  made.append(...there.map((each) => (each instanceof Node ? each : visible(each))));
   return made;
 }
 
 /** Have an element say a text; touch nothing that says it already, so that nobody's selection is lost. */
 export function say(element, text) {
-  if (element.textContent !== text) element.textContent = text;
+  const shown = visible(text);
+  if (element.textContent !== shown) element.textContent = shown;
 }
 
 /** Have a list show items, one child each, by key: who has the focus keeps it while everything around changes. */
