@@ -24,9 +24,8 @@ def opened_etcd(settings: Fleet) -> Etcd:
     try:
         if settings.etcd_certificates is not None:
             at = settings.etcd_certificates
-            load_certificates(
-                at, "client", need_ca=True
-            )  # says which file is no good; `ssl` says only that one is
+            # It says which file is no good; `ssl` says only that one is.
+            load_certificates(at, "client", need_ca=True)
             context = ssl.create_default_context(cafile=str(at / "ca-cert.pem"))
             if (at / "client-cert.pem").exists():
                 context.load_cert_chain(at / "client-cert.pem", at / "client-key.pem")

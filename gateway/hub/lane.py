@@ -18,8 +18,8 @@ from gateway.wire.limits import KIB
 
 BUFFER_BYTES = 2048 * KIB
 """What one receive takes at most: two requests of a megabyte, so that one is received and sent as a whole,
-wherever in the buffer it begins; and small enough that the bytes are still in the processor's cache when they
-are sent. Of half and of twice of this the one takes more processor time for a megabyte, the other no less."""
+wherever in the buffer it begins. With half of this a write of a megabyte over TCP took an eighth more processor
+time on two AMD processors, with twice of it no less than with this; over Unix sockets all were alike."""
 
 MAP_BYTES = 16 * KIB
 """The same while the oldest command under way is a BLOCK_STATUS. nbdkit sends each extent by itself, and a Unix

@@ -132,12 +132,12 @@ async def _probe(target: Target, server: Server, *, every_export: bool, transmit
         try:
             exports.append(await _probed(server, name))
         except TlsRequired:
-            listed = listed if every_export else await listed_by(server)
+            listed = await listed_by(server) if listed is None else listed
             return Probe(target, listed, (), server.misnamed, tls_required=True)
         except Rejected as refusal:
-            if not (every_export and listed):
-                listed = listed if every_export else await listed_by(server)
-                raise CannotProbe(f"{target}: {instead(refusal, listed)}") from None
+            if not listed:
+                why = instead(refusal, await listed_by(server))
+                raise CannotProbe(f"{target}: {why}") from None
             refused.append((name, refusal.why))
     if not every_export:
         listed = await listed_by(server)

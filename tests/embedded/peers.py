@@ -306,6 +306,22 @@ class Bytes(str):
 
 
 @asynccontextmanager
+async def serving_once(server: Server) -> AsyncIterator[int]:
+    """Serve one connection, ever, as qemu-nbd without -t does; give the port."""
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+
+    async def serve() -> None:
+        stream = await listener.accept()
+        await listener.aclose()
+        await server.serve(stream)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        yield listener.socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
 async def listening(server: Server, workdir: Path) -> AsyncIterator[str]:
     """The URI of a server on a Unix socket."""
     path = workdir / "sock"

@@ -32,7 +32,7 @@ from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.framing import EXTENDED, SIMPLE, STRUCTURED, Framing
 from gateway.wire.limits import MIB
 from tests.embedded.peers import Client as Peer
-from tests.embedded.peers import socket_pair
+from tests.embedded.peers import serving_once, socket_pair
 from tests.tools.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.real
@@ -579,18 +579,8 @@ async def test_a_client_that_is_denied_is_told_what_was_said(hide: bool) -> None
 async def test_a_server_that_takes_one_connection_is_told_of_as_far_as_that_goes() -> None:
     """qemu-nbd up to 3.0 without -t ends with it."""
     server = Server({"": MemoryDisk(1 << 20)})
-    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
-
-    async def serve_once() -> None:
-        stream = await listener.accept()
-        await listener.aclose()
-        await server.serve(stream)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve_once)
-        port = listener.socket.getsockname()[1]
+    async with serving_once(server) as port:
         found = await asked(config_of(uri=f"nbd://127.0.0.1:{port}"))
-        nursery.cancel_scope.cancel()
     assert found.refusal is None
     [view] = found.views
     assert view.told.size == 1 << 20
