@@ -103,3 +103,20 @@ async def test_one_scrape_has_the_counts_of_all_and_of_those_that_have_died(work
             assert "worker has died" in {each["event"] for each in lines}
             assert [each["number"] for each in lines] == sorted(each["number"] for each in lines)
             assert (await one.ask("/livez")).status == 200
+
+
+async def test_what_is_not_done_has_who_asked_for_it_in_the_log(workdir: Path) -> None:
+    """Behind HTTP one process asks for everybody: the token's name tells who it was."""
+    async with server_at(workdir / "u.sock", disks()), running(workdir, CONFIG, ADMIN) as one:
+        refused = await one.do("drain", listener="nbd://192.0.2.1")
+        assert refused.status == 409
+
+        def of_supervisor() -> list[str]:
+            said = [line for line in one.said if "command not done" in line]
+            return [line for line in said if "worker=" not in line]
+
+        async def is_said() -> bool:
+            return bool(of_supervisor())
+
+        await until(is_said)
+        assert all("asked_by='ops at 127.0.0.1" in line for line in of_supervisor())
