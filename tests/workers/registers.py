@@ -4,7 +4,8 @@ A disk of four blocks has sixteen registers in each, of some bytes that are writ
 disk come to both workers, and write parts of its blocks, each several at a time; the server takes whole blocks
 only, carries out what it has been asked in any order, and crashes now and then, losing what it will of what is
 not stable. The gateway writes that again (`unflushed = "replay"`), so nobody may notice: any READ gives what a
-disk would have given.
+disk would have given. It does not crash again before all that the last crash has hit is answered: what two in a
+row hit would be taken for their cause and get EIO (`gateway.bundle.pieces`).
 
 With homes there is one place that knows which parts of blocks are being written, and what was lost. Without
 them (`homes` false) two workers write back blocks that each had read before the other wrote, and after a crash
@@ -59,7 +60,7 @@ CRASH = 0.004
 
 @dataclass
 class Plan:
-    """What is done: until so many commands were answered, or until something is wrong."""
+    """What is done: until so many commands were answered, and a crash has come, or until something is wrong."""
 
     seed: int
     commands: int
@@ -67,7 +68,7 @@ class Plan:
     until_wrong: bool = False
 
 
-@dataclass
+@dataclass(eq=False)
 class Asked:
     """A command under way."""
 
@@ -76,6 +77,8 @@ class Asked:
     start: int = 0
     length: int = 0
     write: Write | None = None
+    crashes: int = 0
+    """How many there had been before it."""
 
 
 @dataclass
@@ -92,10 +95,13 @@ class Run:
         self.history = History()
         self.server = VolatileServer(SIZE_BYTES, COARSE)
         self._value = 0
+        self._under_way: set[Asked] = set()
 
     @property
     def over(self) -> bool:
-        return not self.plan.until_wrong and self.counts.total() >= self.plan.commands
+        answered = sum(self.counts[command.name] for command in set(COMMANDS))
+        enough = answered >= self.plan.commands and self.counts["crashes"] > 0
+        return not self.plan.until_wrong and enough
 
     # --- The clients
 
@@ -108,11 +114,12 @@ class Run:
                 under_way[await self._send(client, asked)] = asked
             cookie, error, data = await client.simple_reply()
             self._answered(under_way.pop(cookie), error, data)
-        await self._flush(client)
+        asked = self._asked(Cmd.FLUSH)
+        _cookie, error, data = await client.simple_reply_to(Cmd.FLUSH)
+        self._answered(asked, error, data)
 
     def _chosen(self) -> Asked:
-        self.history.now += 1
-        asked = Asked(self.random.choice(COMMANDS), self.history.now)
+        asked = self._asked(self.random.choice(COMMANDS))
         if asked.command is not Cmd.FLUSH:
             asked.start = self.random.randrange(SIZE)
             asked.length = self.random.randint(1, min(2 * BLOCK, SIZE - asked.start))
@@ -121,6 +128,12 @@ class Run:
             end = asked.start + asked.length
             asked.write = Write(asked.start, end, self._value, asked.began)
             self.history.writes.append(asked.write)
+        return asked
+
+    def _asked(self, command: Cmd) -> Asked:
+        self.history.now += 1
+        asked = Asked(command, self.history.now, crashes=self.counts["crashes"])
+        self._under_way.add(asked)
         return asked
 
     async def _send(self, client: Client, asked: Asked) -> int:
@@ -133,6 +146,7 @@ class Run:
 
     def _answered(self, asked: Asked, error: int, data: bytes) -> None:
         self.history.now += 1
+        self._under_way.remove(asked)
         self.counts[asked.command.name] += 1
         if error:
             raise Broken(f"{asked} has failed with {error}")
@@ -145,12 +159,6 @@ class Run:
             if not self.history.may_be_read(at, value, began, self.history.now):
                 raise Broken(f"a READ that began at {began} gives {value} in register {at}")
 
-    async def _flush(self, client: Client) -> None:
-        await client.send(Cmd.FLUSH)
-        _cookie, error, _data = await client.simple_reply()
-        if error:
-            raise Broken(f"a FLUSH has failed with {error}")
-
     # --- The server
 
     async def serve(self) -> None:
@@ -162,11 +170,16 @@ class Run:
             await trio.sleep(random.random() * MOST_PAUSE_SECONDS)
             if server.disk.pending:
                 random.choice(server.disk.pending).answer()
-            if random.random() < CRASH:
+            if random.random() < CRASH and not self._hit_before:
                 self.counts["bytes lost"] += server.crash(some(random, tear=False))
                 self.counts["crashes"] += 1
                 await trio.sleep(random.random() * MOST_PAUSE_SECONDS)
                 server.start()
+
+    @property
+    def _hit_before(self) -> bool:
+        """Whether the last crash has hit something that is under way yet."""
+        return any(asked.crashes < self.counts["crashes"] for asked in self._under_way)
 
     # --- All of it
 
