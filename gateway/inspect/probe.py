@@ -21,8 +21,9 @@ from gateway.quirks import Evidence, Quirk, catalogue
 from gateway.quirks.fingerprint import GATEWAY, Program, identify
 from gateway.upstream.coherence import decide
 from gateway.upstream.configured import server_of
-from gateway.upstream.errors import Rejected, TlsRequired
+from gateway.upstream.errors import Rejected, TlsRequired, Unreachable
 from gateway.upstream.link import Terms
+from gateway.upstream.listing import exports_of
 from gateway.upstream.negotiation import Negotiation
 from gateway.upstream.server import Server
 from gateway.uri import Target, export_of
@@ -124,7 +125,7 @@ async def probe(target: Target, *, every_export: bool = False, transmit: bool = 
 
 async def _probe(target: Target, server: Server, *, every_export: bool, transmit: bool) -> Probe:
     # A server may take one connection, and end with it: so the export comes before the list, where one will do.
-    listed = await listed_by(server) if every_export else None
+    listed = await _listed_first(server) if every_export else None
     names = [export.name for export in listed or ()][:MAX_PROBED] or [export_of(target)]
     exports: list[Probed] = []
     refused: list[tuple[str, str]] = []
@@ -144,6 +145,18 @@ async def _probe(target: Target, server: Server, *, every_export: bool, transmit
     if transmit:
         exports = [replace(each, reading=await _read(server, each)) for each in exports]
     return Probe(target, listed, exports, server.misnamed, refused)
+
+
+async def _listed_first(server: Server) -> Sequence[ListedExport] | None:
+    """Give what a server lists; None if it says no. Raises `Unreachable`: of one that is silent, or not there,
+    nothing else is to be had, and it would be waited for twice.
+    """
+    try:
+        return await exports_of(server)
+    except Unreachable:
+        raise
+    except Refusal:
+        return None
 
 
 async def _probed(server: Server, name: str) -> Probed:
