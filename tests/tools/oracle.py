@@ -201,6 +201,12 @@ class Oracle:
         cut.ended = self._tick()
         return cut
 
+    def home_dies(self) -> None:
+        """Say that the home of the disk has died while it had no connection: nothing is lost, and what it was
+        asked has met an end.
+        """
+        self._ends.append(Trouble("home", self._tick()))
+
     def rewind(self, before: Sequence[int], after: Sequence[int]) -> int:
         """Say that the server, which is killed, has come back as an older state of itself: with the stamps of
         each block on stable storage. Give how many writes are gone, of which some is.

@@ -181,6 +181,23 @@ def test_a_home_that_dies_is_told_once() -> None:
     assert not outcome.problem
 
 
+MEETS_TWO = (
+    "open 1837504117",
+    "kill 2156810797",
+    "move 1811221553",
+    "ask 761174151",
+    "move 495873502",
+)
+"""What is asked meets the deaths of two homes, of which the first has no connection to the server yet."""
+
+
+def test_what_meets_two_homes_that_die_may_fail() -> None:
+    settings = replace(IN_FLEET, late_write_seconds=0)
+    outcome = run(20264403, settings, [Step(*_parsed(step)) for step in MEETS_TWO])
+    assert any("the home dies, and connections [] with it" in event for event in outcome.events)
+    assert not outcome.problem
+
+
 def test_a_home_that_dies_and_is_not_told_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Losses, "died", lambda *_, **__: None)
     monkeypatch.setattr(Losses, "lose", lambda *_, **__: None)

@@ -302,7 +302,8 @@ class Schedule:
         if world.down or world.goes or not self.house.has_home:
             return
         self._say(f"the home dies, and connections {sorted(world.there)} with it")
-        world.cut(set(world.there))
+        if not world.cut(set(world.there)):
+            self.oracle.home_dies()
         self.house.home_dies()
 
     # --- Operators

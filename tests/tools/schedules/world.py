@@ -409,12 +409,12 @@ class World(VolatileServer):
         self.goes = True
         self.close_doors()
 
-    def cut(self, numbers: set[int]) -> None:
-        """Cut connections; it lives."""
+    def cut(self, numbers: set[int]) -> bool:
+        """Cut connections; it lives. Say whether there were any."""
         # A FLUSH that fails has to be answered, and the answer be read: else nobody could know of it.
         numbers = (numbers & self.there.keys()) - (self.have_failed - self.silent.keys())
         if not numbers:
-            return
+            return False
         self.oracle.cut(numbers, self._witnesses(numbers))
         now = trio.current_time()
         for number in numbers:
@@ -430,6 +430,7 @@ class World(VolatileServer):
                 _drop(pending)
         self.speak(numbers)
         self.forget_late(0)
+        return True
 
     def at_rest(self) -> None:
         """The gateway has done what there was to do."""
