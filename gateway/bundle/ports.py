@@ -48,7 +48,7 @@ class Port:
     def gone(self) -> bool:
         """Its client has gone, or said goodbye."""
         traffic = self.traffic
-        return traffic is not None and (traffic.debt.deaf or traffic.has_gone())
+        return traffic is not None and traffic.debt.is_deaf()
 
     def has_waited(self) -> None:
         """Its client's requests had to wait for others, or for the server. If the client has gone meanwhile, it

@@ -76,7 +76,7 @@ class Lanes(ABC):
         self.client = client
         self.link = link
         self.traffic = traffic
-        traffic.has_gone = partial(has_gone, client)
+        traffic.debt.has_gone = partial(has_gone, client)
         traffic.turn = Turn(time.monotonic)
         self._requests = RequestScan(self.traffic)
         self._replies = reply_scan(self.traffic)
@@ -397,7 +397,7 @@ class Lanes(ABC):
         old.jobs.woken = not_any_more
         old.locks.leave(old.in_flight)
         traffic.take_over(old)
-        traffic.has_gone = old.has_gone
+        traffic.debt.has_gone = old.debt.has_gone
         traffic.turn = old.turn
         self.traffic = traffic
         self._requests = RequestScan(traffic)

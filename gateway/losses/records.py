@@ -178,6 +178,7 @@ class Debt:
 
     __slots__ = (
         "deaf",
+        "has_gone",
         "knew_untold_of",
         "knows_untold",
         "losses",
@@ -214,6 +215,14 @@ class Debt:
         """Where what it writes is noted."""
         self.deaf = False
         """What it is answered does not reach its client any more."""
+        self.has_gone: Callable[[], bool] = _is_there
+        """Looks whether its client has gone: it may have said so where the session does not read, because it is
+        held, or told to end."""
+
+    def is_deaf(self) -> bool:
+        """Say whether its client may read no answer any more."""
+        self.deaf = self.deaf or self.has_gone()
+        return self.deaf
 
     def is_lost(self, start: int, end: int) -> bool:
         """Say whether any of these bytes may be lost, and the session was not told of it."""
@@ -424,6 +433,10 @@ def _has_begun(losses: Ledger, which: weakref.ref[Trail]) -> None:
 
 def _nothing_is_under_way() -> list[Range]:
     return []
+
+
+def _is_there() -> bool:
+    return False
 
 
 def _nobody_hears(_why: str, _ranges: list[Range]) -> None:

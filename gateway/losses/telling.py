@@ -247,7 +247,7 @@ class Telling(Ledger):
     def _tell(self, debt: Debt) -> None:
         """EIO is sent to a session for a FLUSH."""
         now = self.order.tick()
-        if debt.deaf:
+        if debt.is_deaf():
             return
         debt.told_at = self._last_told = now
         if debt.why:

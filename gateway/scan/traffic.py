@@ -64,7 +64,6 @@ class Traffic:
         "fences",
         "gate",
         "going",
-        "has_gone",
         "held",
         "in_flight",
         "jobs",
@@ -150,8 +149,6 @@ class Traffic:
         """What has been written over this link, and is not flushed; None: somebody else has it."""
         self.memory: Memory | None = None
         """None: what is under way when the link dies, fails."""
-        self.has_gone: Callable[[], bool] = _is_there
-        """Says whether the client has gone, or is about to, even if nothing was read of that yet."""
         self.stale = False
         """The client has gone while what it sent had to wait. What it wanted to write is not begun any more,
         for others, who saw it go, may have written there since."""
@@ -189,7 +186,7 @@ class Traffic:
 
     def has_waited(self) -> None:
         """What the client sent has had to wait: for a server that was away, a pause, others' writes."""
-        self.stale = self.stale or self.debt.deaf or self.has_gone()
+        self.stale = self.stale or self.debt.is_deaf()
 
     @property
     def most_in_flight(self) -> int:
@@ -286,10 +283,6 @@ def errno_named(error: int) -> str:
 
 
 _ERRNOS = frozenset(map(int, Errno))
-
-
-def _is_there() -> bool:
-    return False
 
 
 def _no_time() -> float:

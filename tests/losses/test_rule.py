@@ -1187,6 +1187,18 @@ def test_who_has_gone_is_not_told_of_what_is_lost_later(disk: Disk) -> None:
     assert first.flush() == Errno.EIO
 
 
+def test_who_goes_where_nobody_reads_that_is_not_told(disk: Disk) -> None:
+    """A session that is held, or told to end, does not read that its client goes."""
+    gone = disk.session()
+    gone.write(HERE)
+    flush = gone.read()
+    gone.die()
+    gone.debt.has_gone = lambda: True
+    assert gone.losses.answer(flush, 0, "")[0] == Errno.EIO
+    gone.end()
+    assert disk.session().flush() == Errno.EIO
+
+
 def test_sessions_that_owe_the_same_owe_it_once(disk: Disk) -> None:
     """A thousand sessions may lose a thousand writes at once: ranges are merged once for all of them."""
     sessions = [disk.session() for _ in range(10)]

@@ -198,6 +198,25 @@ def test_what_meets_two_homes_that_die_may_fail() -> None:
     assert not outcome.problem
 
 
+LEAVES_AN_OLDER = (
+    "open 4278845053",
+    "ask 1860825363",
+    "ask 2027171263",
+    "upgrade 3503903352",
+    "leave 3446635887",
+    "open 4232536498",
+    "kill 1394523599",
+)
+
+
+def test_who_leaves_an_older_gateway_that_tells_it_to_end_is_not_told() -> None:
+    """Its DISC is not read any more, and its client does not read what comes then."""
+    settings = Settings(connections="shared:4", held=0.5)
+    outcome = run(20266409, settings, [Step(*_parsed(step)) for step in LEAVES_AN_OLDER])
+    assert any("client 1: flush" in event for event in outcome.events)
+    assert not outcome.problem
+
+
 def test_a_home_that_dies_and_is_not_told_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Losses, "died", lambda *_, **__: None)
     monkeypatch.setattr(Losses, "lose", lambda *_, **__: None)
