@@ -160,6 +160,9 @@ class Session:
     """What was safe to it is gone: the gateway may end it."""
     may_go: bool = False
     """The gateway was told to end its sessions in good order, and this may be one of them."""
+    failed_at_home: int = -1
+    """When the home of its disk has last failed a FLUSH that had met ends, to this session alone. Where it came
+    in nobody knows that nothing is lost, and FLUSHes that were read before fail as well."""
     missing: Op | None = None
     """And it must: this was there, is gone, and has surely been looked for."""
     alone: Op | None = None

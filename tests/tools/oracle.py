@@ -721,7 +721,12 @@ class Oracle:
 
     def _check_failed_flush(self, flush: Op) -> None:
         said = self._said_since(flush)
-        if self._was_said(flush) or self._may_fail_anyhow(flush):
+        assert flush.session is not None
+        if self._was_said(flush):
+            return
+        if self._may_fail_anyhow(flush):
+            if self.in_fleet and flush.error == EIO:
+                flush.session.failed_at_home = self.now
             return
         if flush.error in NOT_TRIED:
             raise Broken(f"{flush} failed with error {flush.error}, which the server has not said")
@@ -729,6 +734,7 @@ class Oracle:
             said - NOT_TRIED
             or self._interrupted(flush)
             or self._heard_of_a_failure(flush)
+            or flush.session.failed_at_home > flush.began
             or any(self._owed(write, flush) for write in self._remembered())
         ):
             return
