@@ -735,6 +735,7 @@ class Oracle:
             or self._interrupted(flush)
             or self._heard_of_a_failure(flush)
             or flush.session.failed_at_home > flush.began
+            or self._failed_unasked(flush)
             or any(self._owed(write, flush) for write in self._remembered())
         ):
             return
@@ -757,6 +758,18 @@ class Oracle:
             return op.error == EIO and any(op.session.opened < each.began for each in ends)
         met = sum(op.began < each.known for each in ends)
         return op.error == EIO and met >= MOST_ENDS
+
+    def _failed_unasked(self, flush: Op) -> bool:
+        """Say whether a FLUSH may have failed that the gateway has asked a home by itself, after the death of
+        the home before: it may have met ends as any command may, and is for all that its session has written.
+        """
+        session = flush.session
+        assert session is not None
+        told = [
+            e.began for e in self.tellings if e.session is session and e.error and e is not flush
+        ]
+        last_told = max(told, default=session.opened)
+        return self.in_fleet and sum(last_told < end.began for end in self._ends) > MOST_ENDS
 
     def _was_said(self, op: Op) -> bool:
         """Say whether the server has failed a FLUSH with an error like this since a command began."""
