@@ -133,7 +133,7 @@ class Ending(Pumped):
             self._note_unsent()
         lost = Event.CLIENT_LOST_IN_WRITE if in_write else Event.CLIENT_LOST
         then = self._happens(lost, reason, cause)
-        self.traffic.debt.deaf = True
+        self.traffic.debt.lose_client()
         self._replies_lane.discard()
         if then is Then.DROP_BOTH:
             self._requests_lane.discard()
@@ -231,6 +231,7 @@ class Ending(Pumped):
         """
         traffic = self.traffic
         traffic.jobs.woken = not_any_more
+        unsent = bool(self._replies_lane.out)
         self.survive = None
         self._pump_no_more()
         do_all(
@@ -243,7 +244,7 @@ class Ending(Pumped):
             # Others may wait for what the session has under way, and for its ranges.
             traffic.postponed.clear,
             traffic.asks.drop,
-            partial(setattr, traffic.debt, "deaf", True),
+            traffic.debt.lose_client if unsent else partial(setattr, traffic.debt, "deaf", True),
             lambda: traffic.jobs.fail(Errno.EIO, "the session has ended"),
             lambda: traffic.locks.leave(traffic.in_flight),
             *([] if traffic.memory is None else [traffic.memory.forget_all]),

@@ -74,6 +74,10 @@ class Ledger(ABC):
         """A command is answered now, and parts of it were written after an event."""
 
     @abstractmethod
+    def unheard(self, debt: Debt) -> None:
+        """What a session was told last may not have reached its client."""
+
+    @abstractmethod
     def is_told(self, untold_at: int) -> None:
         """A session that has gone to another disk was told of what nobody knew of by that event."""
 
@@ -184,6 +188,8 @@ class Debt:
         "losses",
         "losses_seen",
         "lost",
+        "opened_at",
+        "read_at",
         "told_at",
         "told_first_at",
         "trail",
@@ -193,6 +199,7 @@ class Debt:
     def __init__(self, losses: Ledger) -> None:
         self.losses = losses
         """The losses of the disk that the session is on."""
+        self.opened_at = losses.order.tick()
         self.why = ""
         """Why its next FLUSH fails; empty if it does not."""
         self.lost = NOWHERE
@@ -207,6 +214,8 @@ class Debt:
         """How often something was lost that it relies on. A command in several steps, or one that waits in a
         hook, fails if this has grown between its beginning and its answer. One of its steps may be lost, and a
         session that is told meanwhile would take the rest to be durable after its next FLUSH."""
+        self.read_at = -1
+        """When a FLUSH of its client was last read."""
         self.told_at = -1
         """When EIO was last sent to it for a FLUSH."""
         self.told_first_at = -1
@@ -234,7 +243,13 @@ class Debt:
 
     def read(self) -> Flush:
         """A FLUSH of its client has been read."""
-        return Flush(self, self.losses.order.tick())
+        self.read_at = self.losses.order.tick()
+        return Flush(self, self.read_at)
+
+    def lose_client(self) -> None:
+        """Its client is gone, and not in good order: it may not have read what it was answered last."""
+        self.deaf = True
+        self.losses.unheard(self)
 
     def __repr__(self) -> str:
         return f"Debt({self.why!r}, {self.lost}, told at {self.told_at})"

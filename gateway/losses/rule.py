@@ -52,7 +52,8 @@ made of.)
   Once told, a session knows that whatever was answered before is in doubt, so that it is told again if and only
   if something is lost that was answered after. (Any EIO tells, also one that was for something else: where a
   loss comes out later that it has told of so, FLUSHes that were read before it fail all the same.) Until then
-  its READs of what is lost get EIO, never old data.
+  its READs of what is lost get EIO, never old data. Who is lost before he has asked for a FLUSH again may not
+  have read his EIO (`unheard`): if nobody else was told, nobody has been.
 - *Loss or not* (`is_loss`). A FLUSH that fails says that something was lost, and the server does not say so
   twice; unless its error says that the FLUSH was not tried. Where others write unseen, the other side is a
   gateway, which goes by this rule itself: it tells each session, so what it says over one link is for that
@@ -133,14 +134,13 @@ class Losses(Proofs):
     def end(self, debt: Debt) -> None:
         """A session has ended."""
         self.order.tick()
-        self._open.pop(debt, None)
-        debt.deaf = True
+        self._close(debt)
         for trail in [each for each in self._gone if self.scope(each) is debt]:
             self._drop(trail)
         self.witnesses.forget(debt)
         if not self._open:
             self.witnesses.clear()  # whoever comes next has seen nothing of the disk
-        self.tainted = self.tainted and not self._quiet
+        self.tainted = self.tainted and self._is_tainted
         self._look()
 
     @property

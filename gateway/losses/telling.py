@@ -7,6 +7,7 @@ session that relies on it, by EIO; and to whoever comes later, until anybody was
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from gateway.losses.eras import Era, Order
 from gateway.losses.records import NOWHERE, Debt, Flush, Ledger, Trail, Untold
@@ -22,6 +23,18 @@ least gaps are closed, so that more of its READs fail than must, and never fewer
 REPORTED_BESIDE = "what was written before was reported as lost to a FLUSH beside it"
 
 
+@dataclass(slots=True)
+class _Word:
+    """What a session was told, as long as nobody else was told of all of it."""
+
+    told_at: int
+    why: str
+    """Empty: of nothing that anybody else would have to be told of."""
+    ranges: Sequence[Range]
+    others: set[Debt]
+    """Who have to be told of all of it as well."""
+
+
 class Telling(Ledger):
     """The sessions of one disk, and what each has still to be told."""
 
@@ -33,6 +46,7 @@ class Telling(Ledger):
         self._last_told = -1
         self._open: dict[Debt, None] = {}
         self._untold: tuple[str, Sequence[Range]] | None = None
+        self._words: dict[Debt, _Word] = {}
         self.untold_at = -1
         self._again = False
         """Something was lost since it was last looked what there is to prove."""
@@ -41,7 +55,6 @@ class Telling(Ledger):
 
     def open(self, before: Debt | None = None) -> Debt:
         """A session opens the disk. One from another disk (a switch) still has to be told of that."""
-        self.order.tick()
         debt = Debt(self)
         if before is not None:
             before.losses.end(before)
@@ -55,6 +68,13 @@ class Telling(Ledger):
             debt.has_to_hear(why, _and(debt.lost, ranges))
             debt.knows_untold = True
         return debt
+
+    def _close(self, debt: Debt) -> None:
+        self._open.pop(debt, None)
+        debt.deaf = True
+        self._words.pop(debt, None)
+        for word in self._words.values():
+            word.others.discard(debt)
 
     @property
     def sessions(self) -> int:
@@ -108,9 +128,10 @@ class Telling(Ledger):
             return False
         self.order.tick()
         self._untold = None
+        self._words.clear()
         for debt in self._open:
             debt.knows_untold = False
-        self.tainted = not self._quiet
+        self.tainted = self._is_tainted
         return True
 
     @property
@@ -121,6 +142,11 @@ class Telling(Ledger):
     def _quiet(self) -> bool:
         """Nobody has to be told of a loss."""
         return self._untold is None and not any(debt.why for debt in self._open)
+
+    @property
+    def _is_tainted(self) -> bool:
+        """What is written has to be noted, for it may be where something is lost."""
+        return not self._quiet or any(word.why for word in self._words.values())
 
     # --- What is lost
 
@@ -174,10 +200,14 @@ class Telling(Ledger):
                 lost_of[same] = _and(debt.lost, ranges if all_is_news else _ranges(news))
             debt.has_to_hear(why, lost_of[same])
         unknown = [era for era in all_eras if era.last >= told_at]
-        if self.scope(one) is None and unknown:
-            for debt in relying if self._untold is None else ():
-                debt.knows_untold = True
-            self._add_untold(why, _ranges(unknown))
+        if self.scope(one) is None:
+            if len(unknown) < len(all_eras):
+                heard_of = [era for era in all_eras if era.last < told_at]
+                self._add_to_words(why, heard_of, relying)
+            if unknown:
+                for debt in relying if self._untold is None else ():
+                    debt.knows_untold = True
+                self._add_untold(why, _ranges(unknown))
         self.tainted = self.tainted or bool(sessions) or self._untold is not None
         self._say(
             "writes may be lost: each session's next FLUSH fails, and until then READs of them",
@@ -212,6 +242,8 @@ class Telling(Ledger):
         if self._untold is not None and owner is None:
             why, ranges = self._untold
             self._untold = why, without(ranges, start, end)
+        for word in self._words.values() if owner is None else ():
+            word.ranges = without(word.ranges, start, end)
         left: dict[int, Sequence[Range]] = {}
         for debt in self._open if owner is None else (owner,):
             if debt.lost:
@@ -228,6 +260,8 @@ class Telling(Ledger):
         """
         debt = flush.debt
         assert debt is not None
+        if self._words:
+            self._hears(debt, flush.read)
         if debt.why:
             error, text = Errno.EIO, debt.why
         elif not error and self._is_beside(flush.read, debt):
@@ -252,19 +286,67 @@ class Telling(Ledger):
         debt.told_at = self._last_told = now
         if debt.why:
             debt.told_first_at = now
+        self._note_word(debt, now)
         if debt.knows_untold:
             self._untold = None
         if debt.knew_untold_of is not None:
             debt.knew_untold_of[0].is_told(debt.knew_untold_of[1])
         debt.why, debt.lost = "", NOWHERE
         debt.knows_untold, debt.knew_untold_of = False, None
-        self.tainted = not self._quiet
+        self.tainted = self._is_tainted
+
+    def _note_word(self, debt: Debt, now: int) -> None:
+        """Note what a session is told now, for it may not hear it."""
+        for other in [each for each, word in self._words.items() if debt in word.others]:
+            del self._words[other]
+        word = _Word(now, "", NOWHERE, set())
+        if debt.knows_untold and self._untold is not None:
+            word.why, word.ranges = self._untold
+            word.others = {each for each in self._open if each.knows_untold and each is not debt}
+        before = self._words.get(debt)
+        if before is not None and before.why and debt.read_at < before.told_at:
+            word.others = word.others & before.others if word.why else before.others
+            word.why, word.ranges = before.why, _and(before.ranges, word.ranges)
+        self._words[debt] = word
+
+    def _hears(self, debt: Debt, read: int) -> None:
+        """A session's client has asked for a FLUSH then: it has heard what it was told before."""
+        word = self._words.get(debt)
+        if word is not None and read > word.told_at:
+            del self._words[debt]
+            self.tainted = self._is_tainted
+
+    def _add_to_words(self, why: str, known: list[Era], relying: list[Debt]) -> None:
+        """Something is lost that is no news to somebody who was told before."""
+        if not self._words:
+            return
+        ranges = list(_ranges(known))
+        hear = {debt for debt in relying if all(self._is_news(debt, era) for era in known)}
+        for word in self._words.values():
+            word.others = word.others & hear if word.why else hear
+            word.why, word.ranges = word.why or why, _and(word.ranges, ranges)
+
+    def unheard(self, debt: Debt) -> None:
+        """What a session was told last may not have reached its client. If nobody else was told of it, whoever
+        has opened the disk since has to be, and whoever opens it next.
+        """
+        word = self._words.pop(debt, None)
+        if word is None or not word.why or debt.read_at > word.told_at:
+            return
+        for each in self._open:
+            is_new = each.opened_at > word.told_at
+            if is_new:
+                each.has_to_hear(each.why or word.why, _and(each.lost, word.ranges))
+            knows_the_rest = each.knows_untold or self._untold is None
+            each.knows_untold = knows_the_rest and (is_new or each in word.others)
+        self._add_untold(word.why, word.ranges)
+        self.tainted = True
 
     def is_told(self, untold_at: int) -> None:
         """A session that has gone to another disk was told of what nobody had been told of here by then."""
         if self.untold_at == untold_at:
             self._untold = None
-            self.tainted = not self._quiet
+            self.tainted = self._is_tainted
 
     def answered_late(self, debt: Debt, since: int, written: Sequence[Range]) -> None:
         """A command is answered now, and parts of it were written after an event, and noted then. A session

@@ -73,7 +73,19 @@ class _Session:
     """Places where READs fail."""
     is_open: bool = True
     deaf: bool = False
+    opened: int = -1
+    read: int = -1
     losses_seen: int = 0
+
+
+@dataclass
+class _Word:
+    """What a session was told, as long as nobody else was told of all of it."""
+
+    told: int
+    writes: set[int] = field(default_factory=set)
+    places: set[int] = field(default_factory=set)
+    others: set[int] = field(default_factory=set)
 
 
 class Judge:
@@ -87,6 +99,7 @@ class Judge:
         self.sessions: dict[int, _Session] = {}
         self.untold: set[int] = set()
         self.untold_at: set[int] = set()
+        self.words: dict[int, _Word] = {}
 
     def hear(self, what: str, *args: int) -> None:
         """Something happens."""
@@ -114,10 +127,13 @@ class Judge:
     # What it hears
 
     def _open(self, session: int) -> None:
-        self.sessions[session] = _Session(owed=set(self.untold), fail_at=set(self.untold_at))
+        self.sessions[session] = _Session(
+            owed=set(self.untold), fail_at=set(self.untold_at), opened=self.now
+        )
 
     def _end(self, session: int) -> None:
         self.sessions[session].is_open = False
+        self.words.pop(session, None)
         for write in self._held():
             link = self.links[write.link]
             if link.session == session and not link.shared and link.state != "up":
@@ -128,6 +144,17 @@ class Judge:
 
     def _deaf(self, session: int) -> None:
         self.sessions[session].deaf = True
+
+    def _miss(self, session: int) -> None:
+        it, word = self.sessions[session], self.words.pop(session, None)
+        it.deaf = True
+        if word is not None and it.read < word.told:
+            self.untold |= word.writes
+            self.untold_at |= word.places
+            for other in self.sessions.values():
+                if other.opened > word.told:
+                    other.owed |= word.writes
+                    other.fail_at |= word.places
 
     def _up(self, link: int, session: int, shared: int, speaks: int) -> None:
         self.links[link] = _Link(session, bool(shared), bool(speaks), self.now)
@@ -143,6 +170,8 @@ class Judge:
                 it.fail_at.discard(write.place)
         if self.links[write.link].shared:
             self.untold_at.discard(write.place)
+            for word in self.words.values():
+                word.places.discard(write.place)
         if write.asked < self._failed(self.links[write.link]):
             self._lose([number])
 
@@ -154,6 +183,7 @@ class Judge:
 
     def _read(self, flush: int, session: int) -> None:
         self.flushes[flush] = _Flush(session, self.now)
+        self.sessions[session].read = self.now
 
     def _send(self, number: int, link: int) -> None:
         flush = self.flushes.setdefault(number, _Flush(-1))
@@ -210,6 +240,22 @@ class Judge:
         if it.deaf or not it.is_open:
             return
         it.told = self.now
+        for other in [each for each, word in self.words.items() if session in word.others]:
+            del self.words[other]
+        word = _Word(self.now)
+        if it.owed and self.untold:
+            word.writes, word.places = set(self.untold), set(self.untold_at)
+            word.others = {
+                number
+                for number, other in self.sessions.items()
+                if number != session and other.is_open and self.untold <= other.owed
+            }
+        before = self.words.get(session)
+        if before is not None and before.writes and it.read < before.told:
+            word.others = word.others & before.others if word.writes else before.others
+            word.writes |= before.writes
+            word.places |= before.places
+        self.words[session] = word
         if it.owed:
             it.told_news = self.now
             self.untold.clear()
@@ -322,6 +368,12 @@ class Judge:
             if self.links[write.link].shared and not knows:
                 self.untold.add(number)
                 self.untold_at.add(write.place)
+            elif self.links[write.link].shared:
+                hear = {s for s, e in self.sessions.items() if e.is_open and number in e.owed}
+                for word in self.words.values():
+                    word.others = word.others & hear if word.writes else hear
+                    word.writes.add(number)
+                    word.places.add(write.place)
 
     def key(self) -> tuple[object, ...]:
         """Give all that what it will say depends on. When things were matters only where it is compared."""
@@ -361,4 +413,9 @@ class Judge:
             *((s, bool(e.owed), *sorted(e.fail_at), e.deaf) for s, e in sessions.items()),
             bool(self.untold),
             *sorted(self.untold_at),
+            *(
+                (s, bool(word.writes), *sorted(word.places), *sorted(word.others))
+                for s, word in self.words.items()
+                if self.sessions[s].read < word.told
+            ),
         )

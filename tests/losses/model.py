@@ -28,6 +28,7 @@ The events:
 
     open S         a session opens the disk             end S     it ends
     up S           a link for it is made                deaf S    its client hears nothing any more
+    miss S         the same, and it may not have heard what it was answered since a FLUSH of it was read
     ask L          a WRITE is sent over a link, and carried out
     answer L       its reply is read
     read S         a FLUSH of its client is read        send F E  it is sent; it will answer 0, EIO or ENOMEM
@@ -121,6 +122,7 @@ class Bounds:
     holes: int = 1
     lates: int = 3
     deaf: int = 0
+    misses: int = 0
 
 
 MOST_PROOFS = 6
@@ -165,8 +167,12 @@ class World:
         """Those of clients that are not answered -> (session, it, when it was read)."""
         self.is_sent: set[int] = set()
         self.opened: dict[int, int] = {}
+        self.last_read: dict[int, int] = {}
+        """Sessions -> when a FLUSH of each was last read."""
         self.told: list[tuple[int, int]] = []
         """(session, when EIO was sent to it)."""
+        self.missed: set[tuple[int, int]] = set()
+        """Of these, those that did not come to its client."""
         self.clock = 0
         self.used: dict[str, int] = {}
         self.proofs = 0
@@ -195,6 +201,8 @@ class World:
                 events.append(("end", session))
             if not debt.deaf and self._may("deaf", bounds.deaf):
                 events.append(("deaf", session))
+            if not debt.deaf and self._may("miss", bounds.misses):
+                events.append(("miss", session))
         for number, (session, _flush, _read) in self.flushes.items():
             link = self._link_of(session)
             if link is not None and number not in self.is_sent:
@@ -271,6 +279,13 @@ class World:
         self._say("deaf", session)
         self.debts[session].deaf = True
 
+    def _miss(self, session: int) -> None:
+        self._use("miss")
+        self._say("miss", session)
+        self.debts[session].lose_client()
+        since = self.last_read.get(session, -1)
+        self.missed |= {(who, when) for who, when in self.told if who == session and when >= since}
+
     def _up(self, session: int) -> None:
         self._use("up")
         assert self.process is not None
@@ -313,6 +328,7 @@ class World:
         flush = self._number()
         self._say("read", flush, session)
         self.flushes[flush] = session, self.debts[session].read(), self.clock
+        self.last_read[session] = self.clock
 
     def _send(self, flush: int, error: int) -> None:
         if error:
@@ -400,7 +416,8 @@ class World:
         """Say whether a session knows that a write may be gone, or came when somebody had been told."""
         answered = self.answered[write]
         return any(
-            answered <= when and (who == session or when < self.opened[session])
+            answered <= when
+            and (who == session or (when < self.opened[session] and (who, when) not in self.missed))
             for who, when in self.told
         )
 
@@ -707,6 +724,11 @@ class World:
                 for f, (s, flush, _read) in self.flushes.items()
             ),
             losses._untold and losses._untold[1],
+            *(
+                (bool(word.why), *word.ranges, *(s in word.others for s in self.debts.values()))
+                for debt, word in losses._words.items()
+                if debt.read_at < word.told_at
+            ),
             losses.tainted,
             len(losses._waiting),
         )
@@ -764,6 +786,7 @@ EVENTS = (
         "end",
         "up",
         "deaf",
+        "miss",
         "ask",
         "answer",
         "read",
@@ -825,14 +848,15 @@ RANDOM = Bounds(
     holes=2,
     lates=6,
     deaf=1,
+    misses=1,
 )
 """Enough for four links at once and their successors."""
 
 MOST_EVENTS = 60
 
 WEIGHTS = {
-    **dict.fromkeys(("kill", "hole", "dead", "left", "end", "fail", "deaf"), 0.3),
-    **dict.fromkeys(("answer", "send", "reply", "ask", "resolve"), 2.0),
+    **dict.fromkeys(("kill", "hole", "dead", "left", "end", "fail", "deaf", "miss"), 0.3),
+    **dict.fromkeys(("answer", "send", "reply", "ask", "resolve", "turn"), 2.0),
     "late": 6.0,
 }
 """What would leave nothing to happen is rarer than the rest; what seldom can happen is not."""

@@ -1199,6 +1199,46 @@ def test_who_goes_where_nobody_reads_that_is_not_told(disk: Disk) -> None:
     assert disk.session().flush() == Errno.EIO
 
 
+def test_who_may_not_have_heard_was_not_told(disk: Disk) -> None:
+    lost = disk.session()
+    lost.write(HERE)
+    lost.die()
+    assert lost.flush() == Errno.EIO
+    here = disk.session()
+    assert not here.is_lost(HERE)
+    lost.debt.lose_client()
+    lost.end()
+    assert here.is_lost(HERE)
+    late = disk.session()
+    assert (late.flush(), here.flush()) == (Errno.EIO, Errno.EIO)
+    assert disk.session().flush() == 0
+    assert disk.quiet
+
+
+def test_who_has_flushed_again_has_heard(disk: Disk) -> None:
+    lost = disk.session()
+    lost.write(HERE)
+    lost.die()
+    assert lost.flush() == Errno.EIO
+    lost.read()
+    lost.debt.lose_client()
+    lost.end()
+    assert disk.session().flush() == 0
+
+
+def test_where_somebody_else_has_heard_nobody_comes_into_it_who_has_not(disk: Disk) -> None:
+    lost, other = disk.session(), disk.session()
+    lost.write(HERE)
+    other.die()
+    lost.die()
+    for each in (lost, other):
+        assert each.losses.answer(each.read(), 0, "")[0] == Errno.EIO
+    lost.debt.lose_client()
+    lost.end()
+    assert disk.session().flush() == 0
+    assert disk.quiet
+
+
 def test_sessions_that_owe_the_same_owe_it_once(disk: Disk) -> None:
     """A thousand sessions may lose a thousand writes at once: ranges are merged once for all of them."""
     sessions = [disk.session() for _ in range(10)]
@@ -1261,6 +1301,10 @@ SLICES: dict[str, tuple[Bounds, dict[str, str | bool]]] = {
     "what is left is in doubt": (bounds(deaths=1, doubts=1, lates=1), {"soon": "drawn"}),
     "four commands, and a link dies": (bounds(writes=2, flushes=2, deaths=1), {}),
     "four commands, each for itself": (bounds(writes=2, flushes=2, deaths=1), {"shared": False}),
+    "a client is lost, and another comes": (
+        bounds(sessions=3, links=1, flushes=2, failing=1, misses=1),
+        {},
+    ),
     "two places": (bounds(writes=2, places=2, flushes=2), {}),
 }
 """All that can happen in each, in every order, to the very end."""

@@ -432,6 +432,29 @@ EMULATED = 'policies = [ { use = "zero", how = "emulate" } ]'
 DELAYED = 'policies = [ { use = "delay", flush = 1.5 } ]'
 
 
+@pytest.mark.parametrize("flushes_again", [True, False])
+async def test_who_is_lost_before_it_has_read_its_eio_was_not_told(
+    flushes_again: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    """qemu connects again then, and asks for its FLUSH once more."""
+    server = VolatileServer(SIZE)
+    async with before(server) as house:
+        lost = await house.client()
+        assert await write(lost) == 0
+        await restart(server)
+        await house.went_back()
+        await lost.send(Cmd.FLUSH)
+        await at_rest()
+        if flushes_again:
+            assert (await lost.simple_reply())[1] == Errno.EIO
+            await lost.send(Cmd.FLUSH)
+            await at_rest()
+        await lost.stream.aclose()  # with something unread: its connection is reset
+        again = await house.client()
+        assert await flush(again) == (0 if flushes_again else Errno.EIO)
+        assert await flush(again) == 0
+
+
 @pytest.mark.parametrize("connections", ['"per-client"', '"shared"', "4"])
 async def test_a_flush_that_waits_in_a_hook_hears_of_a_loss_meanwhile(
     connections: str,

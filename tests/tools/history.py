@@ -21,7 +21,7 @@ class Trouble:
     """Something that may lose what is not safe."""
 
     what: str
-    """"kill", "cut", "left", "silence", "flush" or "home"."""
+    """"kill", "cut", "left", "silence" or "flush"."""
     began: int
     ended: int = NEVER
     """It can lose nothing any more that comes from now on."""

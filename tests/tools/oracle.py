@@ -194,18 +194,15 @@ class Oracle:
     ) -> Trouble:
         """Say that connections have ended, and not by the gateway or in good order; the server lives.
 
+        Without `connections` it may be all: the home of the disk has died while it had none, and whoever asked
+        it knows no more of what it had made safe.
+
         `witnesses` are others, and since when they are used: what was written over those that are cut is not
         lost as long as a FLUSH over one can prove that it is there, which takes one that was there before.
         """
         cut = self._begin_trouble("cut", connections, witnesses if self.scope_all else NOBODY)
         cut.ended = self._tick()
         return cut
-
-    def home_dies(self) -> None:
-        """Say that the home of the disk has died while it had no connection: nothing is lost, and what it was
-        asked has met an end.
-        """
-        self._ends.append(Trouble("home", self._tick()))
 
     def rewind(self, before: Sequence[int], after: Sequence[int]) -> int:
         """Say that the server, which is killed, has come back as an older state of itself: with the stamps of

@@ -303,7 +303,7 @@ class Schedule:
             return
         self._say(f"the home dies, and connections {sorted(world.there)} with it")
         if not world.cut(set(world.there)):
-            self.oracle.home_dies()
+            self.oracle.cut()
         self.house.home_dies()
 
     # --- Operators
