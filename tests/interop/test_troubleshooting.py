@@ -198,7 +198,8 @@ def test_what_is_printed_when_a_list_is_refused(path: Path) -> None:
         assert by_nbdinfo in said.err, str(said)
 
 
-DATA = b"data" * (1 << 18)
+DATA = b"data" * (1 << 15)
+"""What nbdcopy copies by one request: of several, which is refused first is chance."""
 
 REFUSED = ("view", "guarded", "blocks", "broken", "lost")
 """The exports of which each refuses another command: the rows of the table."""
