@@ -57,7 +57,7 @@ from gateway.sessions.reading import chain_over
 from gateway.sessions.service import Service
 from gateway.upstream import link as upstream_side
 from gateway.upstream.errors import Rejected
-from gateway.upstream.listing import listed_exports
+from gateway.upstream.listing import listed_exports, listed_once
 from gateway.upstream.server import Server
 from gateway.wire.constants import Rep
 from gateway.wire.handshake import ListedExport, shown
@@ -130,21 +130,42 @@ class Inquiry:
     async def listed(self) -> list[ListedExport]:
         """Give what LIST tells."""
         self.forget()
-        if self._upstream is not None and self._upstream[0].server.slots.full:
-            await self.aclose()  # for a list's own: nbdinfo 1.22 asks by INFO before LIST
         service, secure = self._service, self._core.secure
         config, access, servers = service.config, service.access, service.servers  # of one reload
         in_use, ask = service.disks.shared, service.asks_for_list
+        own = await self._own_list()
+        if own is not None:
+            ask = partial(listed_once, asks=own.list_exports)
+        elif self._upstream is not None and self._upstream[0].server.slots.full:
+            await self.aclose()  # for a list's own: nbdinfo 1.22 asks by INFO before LIST
         exports = await self._patiently(
             lambda: listed_exports(config, servers, secure=secure, in_use=in_use, ask_server=ask)
         )
         listed = access.listed(self._client(), exports)
+        if own is not None and not listed.exports:
+            await self.aclose()  # it may have nothing, so it shall not hold a place either
         if listed.denied and not listed.exports:
             # Else whoever finds an empty list, and asks why, is not to be found in the log.
             who, count = self._identity.describe(), len(listed.denied)
             why = listed.denied[0]
             self.log.warning("access denied", asked="LIST", exports=count, who=who, why=why)
         return listed.exports
+
+    async def _own_list(self) -> OwnNegotiation | None:
+        """Give what asks for a list over the connection that the client's next question needs, if it is known
+        where that leads: to the only server there is, where clients have links of their own, and this process
+        and gateway sees to it. Else LIST would take the only connection of a server that takes a single one.
+        """
+        service = self._service
+        upstreams = {rule.upstream for rule in service.config.exports}
+        elsewhere = service.asks_for_list is not None or service.homes is not None
+        if len(upstreams) != 1 or elsewhere:
+            return None
+        server = service.servers[upstreams.pop()]
+        if server.mode.wanted.shared or service.disks.shared(server):
+            return None
+        negotiation = await self._negotiation(Location(server, ""))
+        return negotiation if isinstance(negotiation, OwnNegotiation) else None
 
     async def described(self, asked: ExportAsked) -> Told:
         """Give what INFO tells."""

@@ -8,6 +8,7 @@ within the process. For the tests they are the peer that misbehaves. They speak 
     session.py      its transmission phase
     inbox.py        what was received and not looked at yet
     peer.py         the other end of it: bytes in, bytes out
+    secure.py       TLS below that, a record at a time
     disk.py, file_disk.py  what is exported
     overlay.py      what one connection has written, over a disk that stays as it is
     offset.py       a part of an image

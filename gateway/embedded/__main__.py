@@ -2,6 +2,7 @@
 
 python -m gateway.embedded memory:64M --unix /tmp/sock
 python -m gateway.embedded legacy:qemu-3.0 --port 10809
+python -m gateway.embedded legacy:qemu-2.8 --port 10809 --tls-certificates pki
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import trio
 
 from gateway.embedded import DiskError, Server, make_server
 from gateway.embedded.server import HANDSHAKE_SECONDS
+from gateway.tls.credentials import server_credentials
+from gateway.tls.errors import CredentialsError
 from gateway.uri import NbdUri, UriError, parse_upstream
 from gateway.wire.constants import DEFAULT_PORT
 
@@ -50,12 +53,15 @@ def main() -> None:
     parser.add_argument("--unix", type=Path, metavar="PATH")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT)
+    parser.add_argument("--tls-certificates", type=Path, metavar="DIRECTORY")
     arguments = parser.parse_args()
     try:
         target = parse_upstream(arguments.disk)
         if isinstance(target, NbdUri):
             raise UriError(arguments.disk, "an embedded server is memory:, file: or legacy:")
         server = make_server(target, handshake_seconds=HANDSHAKE_SECONDS)
+        if arguments.tls_certificates is not None:
+            server.tls = server_credentials(arguments.tls_certificates).session
         # Not suppress(): before Python 3.12 it does not look into the group that a nursery makes of it.
         try:
             trio.run(
@@ -63,7 +69,7 @@ def main() -> None:
             )
         except* KeyboardInterrupt:
             pass
-    except (UriError, DiskError, OSError) as error:
+    except (UriError, DiskError, CredentialsError, OSError) as error:
         sys.exit(str(error))
 
 

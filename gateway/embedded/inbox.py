@@ -57,3 +57,40 @@ class Inbox:
             # All that was received is taken, so the whole buffer is free.
             self._start = self._end = 0
             length -= await self._peer.receive_into(self._view[:length])
+
+
+class RecordInbox(Inbox):
+    """Over TLS, that of a server that looks for the next request when its socket has something: what else was
+    in the record of the last one is not in the socket any more, and lies here until another record has come.
+    """
+
+    def __init__(self, peer: FaultyStream, received: bytes) -> None:
+        super().__init__(peer, b"")
+        self._held = bytearray(received)
+
+    async def request(self, header_of: Struct) -> tuple[int, int, int, int, int]:
+        """Take one request's header, of which there may be many here, behind another record."""
+        if len(self._held) < BUFFER_BYTES:  # who fills that has it emptied without
+            await self._take_record()
+        header: tuple[int, int, int, int, int] = header_of.unpack(await self._take(header_of.size))
+        return header
+
+    async def data(self, length: int, *, keep: bool) -> Data:
+        """Take `length` bytes."""
+        return await self._take(length)
+
+    async def skip(self, length: int) -> None:
+        """Take `length` bytes and forget them."""
+        while length:
+            length -= len(await self._take(min(length, BUFFER_BYTES)))
+
+    async def _take(self, length: int) -> bytes:
+        while len(self._held) < length:
+            await self._take_record()
+        data = bytes(self._held[:length])
+        del self._held[:length]
+        return data
+
+    async def _take_record(self) -> None:
+        count = await self._peer.receive_into(self._view)
+        self._held += self._view[:count]

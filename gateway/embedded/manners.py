@@ -6,6 +6,8 @@ their way in (Q-N8), and holds back whole replies on their way out.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gateway.embedded.personality import Personality
 from gateway.protocol.errors import Hangup
 from gateway.protocol.server_role import (
@@ -13,6 +15,7 @@ from gateway.protocol.server_role import (
     Event,
     ExportAsked,
     ServerNegotiation,
+    Tls,
 )
 from gateway.wire import handshake
 from gateway.wire.constants import IHAVEOPT, Info, Opt, Rep
@@ -26,9 +29,9 @@ _BLOCK_SIZE = handshake.U16.pack(Info.BLOCK_SIZE)
 class Manners:
     """The negotiation of one connection; driven as `ServerNegotiation` is."""
 
-    def __init__(self, personality: Personality) -> None:
+    def __init__(self, personality: Personality, *, tls: Tls = Tls.OFF) -> None:
         self._personality = personality
-        self.core = ServerNegotiation(personality.dialect)
+        self.core = ServerNegotiation(replace(personality.dialect, tls=tls))
         self._framing = _Framing(personality) if personality.leaves_payload else None
         self._tells_block_sizes = False
         self._plain_output = True  # a greeting, or the answer to EXPORT_NAME: no option reply

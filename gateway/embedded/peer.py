@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import trio
 
 from gateway.embedded.disk import Data
 from gateway.embedded.faults import Faults
 from gateway.wire.limits import KIB
+
+if TYPE_CHECKING:
+    from gateway.embedded.secure import Choose, SecureStream  # costs nothing where there is no TLS
 
 RECEIVE_BYTES = 64 * KIB
 """What one receive takes of what is ignored."""
@@ -34,6 +38,7 @@ class FaultyStream:
 
     def __init__(self, stream: trio.SocketStream, faults: Faults) -> None:
         self._stream = stream
+        self._secure: SecureStream | None = None
         self._end: type[Cut | Stalled] = Cut
         self._bytes_left: int | None = None  # until `self._end` is raised
         for limit, end in ((faults.cut_after_bytes, Cut), (faults.stall_after_bytes, Stalled)):
@@ -47,9 +52,30 @@ class FaultyStream:
         if self._bytes_left == 0:
             raise self._end
 
-    async def receive_into(self, view: memoryview) -> int:
-        """Receive some bytes; give their number. Raises `PeerGone`, also for an orderly end."""
+    @property
+    def is_secure(self) -> bool:
+        """It goes over TLS."""
+        return self._secure is not None
+
+    async def secure(self, choose: Choose) -> None:
+        """Go over to TLS, as its server. Raises `PeerGone`."""
+        from gateway.embedded.secure import SecureStream
+
         try:
+            self._secure = await SecureStream.accept(self._stream, choose)
+        except OSError as error:
+            raise PeerGone(f"TLS: {error}") from None
+
+    async def receive_into(self, view: memoryview) -> int:
+        """Receive some bytes, over TLS those of one record; give their number. Raises `PeerGone`, also for an
+        orderly end.
+        """
+        try:
+            if self._secure is not None:
+                count = await self._secure.receive_into(view)
+                if not count:
+                    raise PeerGone("the peer closed the connection")
+                return count
             # Not SocketStream.receive_some, which would allocate, and copy once more.
             count = await self._stream.socket.recv_into(view)
         except OSError as error:
@@ -84,7 +110,9 @@ class FaultyStream:
             self._bytes_left -= len(data)
         if data:
             try:
-                await self._stream.send_all(data)
+                await (self._secure or self._stream).send_all(data)
+            except OSError as error:
+                raise PeerGone(f"the connection broke: {error.strerror or error}") from None
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 raise PeerGone(f"the connection broke: {error.__cause__ or error}") from None
         if self._counting and self._bytes_left == 0:

@@ -156,6 +156,9 @@ class Personality:
     """With structured replies, CACHE is answered like READ (Q-S2)."""
     closes_after_long_write: bool = False
     """A WRITE over the maximum is refused and the connection closed, instead of its data skipped (Q-S13)."""
+    one_request_a_record: bool = False
+    """Over TLS, a request is looked for in the socket: what else was in the record of the last one is found
+    when another has come (the quirk `qemu-tls-records`)."""
     incoherent_connections: bool = False
     """Each connection has a cache of its own: written through at FLUSH, FUA and the end, refreshed at
     FLUSH. Whoever believes CAN_MULTI_CONN then reads old data. No real server was seen that does this and sets
@@ -265,6 +268,21 @@ QEMU_2_5 = Personality(
     closes_after_long_write=True,
 )
 
+QEMU_2_8 = Personality(
+    "qemu-2.8",
+    unsupported=EXPORT_NAME_ONLY,
+    longest_name_bytes=256,
+    size_multiple=512,
+    flags=_constantly(*_OLD_FLAGS, Flag.SEND_WRITE_ZEROES),
+    block_sizes=None,
+    contexts=(),
+    only_error=Errno.EINVAL,
+    enforced_maximum=32 * limits.MIB,
+    closes_after_long_write=True,
+    one_request_a_record=True,
+)
+"""`qemu-nbd -t -e 0 -x ""` of a time that knew no GO."""
+
 NBD_SERVER_3_14 = Personality(
     "nbd-server-3.14",
     unsupported=EXPORT_NAME_ONLY,
@@ -297,6 +315,7 @@ PERSONALITIES: dict[str, Personality] = {
         QEMU_3_0_OFFSET,
         QEMU_3_0_INCOHERENT,
         QEMU_2_5,
+        QEMU_2_8,
         NBD_SERVER_3_14,
         NBD_SERVER_3_24,
     )

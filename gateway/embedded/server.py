@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -27,12 +28,17 @@ from gateway.protocol.server_role import (
     ExportAsked,
     ExportNameChosen,
     ListAsked,
+    Tls,
+    TlsAsked,
 )
 from gateway.wire import handshake
 from gateway.wire.constants import BASE_ALLOCATION, Info, Rep
 from gateway.wire.errors import WireError
 from gateway.wire.handshake import ListedExport, MetaContext
 from gateway.wire.limits import KIB
+
+if TYPE_CHECKING:
+    from gateway.embedded.secure import Choose  # costs nothing where there is no TLS
 
 HANDSHAKE_SECONDS = 10
 """How long a client may take to choose its export, as qemu allows since CVE-2024-7409."""
@@ -45,7 +51,8 @@ class Server:
     """An NBD server of `exports`, by name; "" is the default export.
 
     `faults` are those of every connection, or give those of the nth connection (from 0). `log` is told in
-    a sentence why a connection ended that did not end with DISC or ABORT.
+    a sentence why a connection ended that did not end with DISC or ABORT. `tls` gives the session of a client
+    by what it has sent so far (as `ServerCredentials.session`); then nothing is told before TLS.
     """
 
     def __init__(
@@ -57,6 +64,7 @@ class Server:
         descriptions: Mapping[str, str] | None = None,
         handshake_seconds: float = HANDSHAKE_SECONDS,
         log: Callable[[str], None] | None = None,
+        tls: Choose | None = None,
     ) -> None:
         self.exports = exports
         self.personality = personality
@@ -65,6 +73,7 @@ class Server:
         self.goes = False
         """It goes in good order, as nbdkit does after SIGTERM: what is under way is finished, what still comes
         is answered ESHUTDOWN, and ERR_SHUTDOWN in the option phase."""
+        self.tls = tls
         self._faults = faults
         self._descriptions = descriptions or {}
         self._handshake_seconds = handshake_seconds
@@ -193,7 +202,9 @@ class _Negotiation:
         self._options = OptionCount()
         self._personality = server.personality
         self._peer = peer
-        self._manners = Manners(server.personality)
+        self._manners = Manners(
+            server.personality, tls=Tls.OFF if server.tls is None else Tls.REQUIRE
+        )
         self._core = self._manners.core
 
     async def run(self) -> Negotiated | None:
@@ -218,6 +229,9 @@ class _Negotiation:
                 continue
             if isinstance(event, Aborted):
                 return None
+            if isinstance(event, TlsAsked):
+                await self._start_tls()
+                continue
             try:
                 opened = self._answer(event)
             except Refusal as refusal:
@@ -227,6 +241,13 @@ class _Negotiation:
             if opened is not None:
                 opened.received = self._core.trailing_data
                 return opened
+
+    async def _start_tls(self) -> None:
+        assert self._server.tls is not None  # else it is not supported
+        secured = self._core.answer_starttls()
+        await self._send()
+        await self._peer.secure(self._server.tls)
+        self._core = self._manners.core = secured
 
     async def _send(self) -> None:
         data = self._manners.data_to_send()

@@ -16,7 +16,7 @@ import trio
 
 from gateway.embedded.disk import Data, Extent, ServedDisk
 from gateway.embedded.faults import Faults, Request
-from gateway.embedded.inbox import Inbox
+from gateway.embedded.inbox import Inbox, RecordInbox
 from gateway.embedded.peer import Cut, FaultyStream, PeerGone, Stalled
 from gateway.embedded.personality import Personality
 from gateway.protocol.commands import (
@@ -81,7 +81,8 @@ class Transmission:
         goes: Callable[[], bool] = lambda: False,
     ) -> None:
         """`goes` says whether the server goes: then every new request is refused."""
-        self._inbox = Inbox(peer, opened.received)
+        by_record = peer.is_secure and personality.one_request_a_record
+        self._inbox = (RecordInbox if by_record else Inbox)(peer, opened.received)
         self._peer = peer
         self._disk = opened.disk
         self._dirty = opened.dirty

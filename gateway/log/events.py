@@ -551,10 +551,11 @@ CREDENTIALS = Chapter(
             "certificate",
             WARNING,
             "A certificate or a list of revoked ones has ended, ends within 30 days, or does not hold"
-            " yet. At the start, after each exchange, and daily.",
-            "Renew it (`nbd-gateway pki renew`).",
+            " yet; or a certificate of ours is not for what it is shown for. At the start, after each"
+            " exchange, and daily.",
+            "Renew it (`nbd-gateway pki renew`); or have one made whose extendedKeyUsage fits.",
             of=_OF,
-            what="which file, what of it, and when it ends",
+            what="which file, what of it, and when it ends or who refuses it",
         ),
         _event(
             "key",

@@ -76,7 +76,8 @@ class TlsStream:
         except ssl.SSLError as error:
             with suppress(trio.BrokenResourceError):
                 await self._flush()  # the alert that says why
-            why = self._session.failure(reason_of(error), openssl=error.reason or "")
+            reason = reason_of(error, by_server=self._tls.server_side)
+            why = self._session.failure(reason, openssl=error.reason or "")
             raise TlsError(why) from None
         except NotAdmitted as error:
             raise TlsError(str(error)) from None
@@ -193,10 +194,19 @@ class TlsStream:
         return secure, bytes(data)
 
 
-def reason_of(error: ssl.SSLError) -> str:
-    """Say what went wrong, as OpenSSL calls it, without its file and line."""
+UNSUITABLE_PURPOSE = 26
+"""OpenSSL's number (X509_V_ERR_INVALID_PURPOSE) for a certificate that is not for what it is shown for."""
+
+
+def reason_of(error: ssl.SSLError, *, by_server: bool = False) -> str:
+    """Say what went wrong, as OpenSSL calls it, without its file and line. `by_server`: that is our side."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not accepted: {error.verify_message}"
+        text = f"its certificate is not accepted: {error.verify_message}"
+        if error.verify_code == UNSUITABLE_PURPOSE:
+            # GnuTLS does not ask, so it is news to whoever has tried it with nbdkit, libnbd or qemu.
+            wanted = ("servers", "clients")[by_server]
+            text += f" (its extendedKeyUsage or keyUsage says that it is not for {wanted})"
+        return text
     if isinstance(error, ssl.SSLEOFError):
         return "the connection was closed in the TLS handshake"
     return (error.reason or str(error)).replace("_", " ").lower()

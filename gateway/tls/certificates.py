@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from gateway.there import status_of, unseen
 from gateway.tls.errors import CredentialsError, all_told
@@ -35,6 +36,12 @@ Role = Literal["server", "client"]
 
 WARNING_DAYS = 30
 """How long before a certificate ends we warn of it: ACME clients renew it so early."""
+
+_PURPOSES: dict[Role, tuple[x509.ObjectIdentifier, str]] = {
+    "server": (ExtendedKeyUsageOID.SERVER_AUTH, "serverAuth"),
+    "client": (ExtendedKeyUsageOID.CLIENT_AUTH, "clientAuth"),
+}
+"""What a certificate's extendedKeyUsage has to have for a role, if it has that extension."""
 
 _PEM = "PEM, -----BEGIN CERTIFICATE-----"
 _CRL_PEM = "a list of revoked certificates, PEM, -----BEGIN X509 CRL-----"
@@ -65,6 +72,8 @@ class Certificates:
     verify_flags: ssl.VerifyFlags
     own: tuple[Path, Path] | None
     terms: tuple[Term, ...]
+    unsuited: str | None = None
+    """A warning if our certificate is for something else, so that others may refuse it."""
 
     @property
     def exposed(self) -> str | None:
@@ -110,14 +119,15 @@ def load_certificates(directory: Path, role: Role, *, need_ca: bool) -> Certific
             with part():
                 crls = _crls(crl) if is_there(crl) else []
     own = (certificate, key) if has_own else None
+    unsuited = _unsuited(certificate, chain[0], role) if chain else None
     terms = [_term(certificate, one) for one in chain]
     if not has_ca:
-        return Certificates(None, (), ssl.VerifyFlags(0), own, tuple(terms))
+        return Certificates(None, (), ssl.VerifyFlags(0), own, tuple(terms), unsuited)
     terms += [_term(ca, one) for one in cas]
     lists = [_list(crl, one, cas) for one in crls]
     lasting = [crl for crl, one in zip(crls, lists, strict=True) if not is_followed(one, lists)]
     terms += [_crl_term(crl, one) for one in lasting]
-    return Certificates(ca, tuple(lists), _verify_flags(cas), own, tuple(terms))
+    return Certificates(ca, tuple(lists), _verify_flags(cas), own, tuple(terms), unsuited)
 
 
 def apply(certificates: Certificates, context: ssl.SSLContext) -> None:
@@ -250,6 +260,24 @@ def _verify_flags(cas: list[x509.Certificate]) -> ssl.VerifyFlags:
     subjects = {ca.subject.public_bytes() for ca in cas}
     partial = any(ca.issuer.public_bytes() not in subjects for ca in cas)
     return ssl.VERIFY_X509_PARTIAL_CHAIN if partial else ssl.VerifyFlags(0)
+
+
+def _unsuited(path: Path, certificate: x509.Certificate, role: Role) -> str | None:
+    """Warn of a certificate whose extendedKeyUsage leaves a role out. GnuTLS takes it all the same, so whoever
+    tries it with nbdkit, libnbd or qemu notices nothing.
+    """
+    purpose, word = _PURPOSES[role]
+    try:
+        usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return None
+    if purpose in usage:
+        return None
+    name, other = shown(certificate.subject), "client" if role == "server" else "server"
+    return (
+        f"{path}: the certificate {name} is not for {role}s (its extendedKeyUsage has no {word}):"
+        f" a {other} that uses OpenSSL, such as nbd-gateway, refuses it"
+    )
 
 
 def _term(path: Path, certificate: x509.Certificate) -> Term:

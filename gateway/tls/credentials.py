@@ -200,6 +200,7 @@ class ServerCredentials:
         self.terms: tuple[Term, ...] = () if certificates is None else certificates.terms
         self.exposed = None if certificates is None else certificates.exposed
         """A warning if others can read our certificate's key. (A PSK file that others can read is refused.)"""
+        self._unsuited = None if certificates is None else certificates.unsuited
         self._lists = certificates.lists if certificates is not None and verify_client else ()
         self._verify_client = verify_client
         self._context = (
@@ -245,8 +246,10 @@ class ServerCredentials:
         )
 
     def warnings(self, now: datetime) -> list[str]:
-        """Say which of our certificates and lists are not valid at `now`, or end within 30 days."""
-        return warnings(self.terms, now)
+        """Say which of our certificates and lists are not valid at `now`, or end within 30 days, and whether
+        our certificate is for something else.
+        """
+        return warnings(self.terms, now) + ([self._unsuited] if self._unsuited else [])
 
     @property
     def first_to_end(self) -> Term | None:
@@ -336,6 +339,7 @@ class ClientCredentials:
         self.terms: tuple[Term, ...] = () if certificates is None else certificates.terms
         self.exposed = None if certificates is None else certificates.exposed
         """As for a server."""
+        self._unsuited = None if certificates is None else certificates.unsuited
         self._lists = certificates.lists if certificates is not None and verify_peer else ()
         self._claim = claim
         self._context = context
@@ -354,8 +358,10 @@ class ClientCredentials:
         )
 
     def warnings(self, now: datetime) -> list[str]:
-        """Say which of our certificates and lists are not valid at `now`, or end within 30 days."""
-        return warnings(self.terms, now)
+        """Say which of our certificates and lists are not valid at `now`, or end within 30 days, and whether
+        our certificate is for something else.
+        """
+        return warnings(self.terms, now) + ([self._unsuited] if self._unsuited else [])
 
     @property
     def first_to_end(self) -> Term | None:

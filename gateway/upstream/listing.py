@@ -5,6 +5,9 @@ shown in any case: servers need not list what they serve (nbdkit; nbd-server wit
 ones), and a client that falls back from GO looks its name up in LIST (Q-C17). A dead upstream only shortens
 the list. So does one that takes a single connection, which clients share: of that, what they share is shown.
 It keeps the first who asks waiting (`LIST_SECONDS`), and is not asked for a while then.
+
+Where clients have links of their own, and there is one upstream alone, it is asked on the connection that is
+for the client's next question (`gateway.clients.inquiry`).
 """
 
 from __future__ import annotations
@@ -16,10 +19,7 @@ import trio
 
 from gateway.config import Config
 from gateway.protocol.errors import Refusal
-from gateway.upstream.errors import LostTheWay, Unreachable
-from gateway.upstream.greeting import greeted
-from gateway.upstream.link import Terms
-from gateway.upstream.option_phase import OptionPhase
+from gateway.upstream.negotiation import listed_apart
 from gateway.upstream.server import Server
 from gateway.wire.handshake import ListedExport
 
@@ -102,21 +102,14 @@ def visible_exports(
 
 async def exports_of(server: Server) -> list[ListedExport]:
     """Give a server's exports, as they were a moment ago or are now. Raises `Refusal` if it will not say."""
-    return await server.listed.exports(partial(list_exports, server))
+    return await listed_once(server, asks=partial(listed_apart, server))
 
 
-async def list_exports(server: Server) -> list[ListedExport]:
-    """Ask a server for its exports, on a connection of its own. Raises `Refusal`."""
-    terms = Terms("", structured=False)
-    slot = await server.slot(patient=False)
-    phase = OptionPhase(server, await greeted(server, slot, patient=False))
-    try:
-        await phase.agree(terms, server.ladder.first(trio.current_time()))
-        return await phase.list_exports()
-    except LostTheWay as error:
-        raise Unreachable(f"upstream {server.name!r}: {error}") from None
-    finally:
-        await phase.aclose()
+async def listed_once(
+    server: Server, *, asks: Callable[[], Awaitable[list[ListedExport]]]
+) -> list[ListedExport]:
+    """Give a server's exports, which `asks` finds out if nobody has a moment ago. Raises `Refusal`."""
+    return await server.listed.exports(asks)
 
 
 def _names(theirs: list[ListedExport] | None) -> list[str]:

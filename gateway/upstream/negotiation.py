@@ -36,7 +36,7 @@ from gateway.upstream.option_phase import InDoubt, OptionPhase
 from gateway.upstream.server import Server
 from gateway.upstream.slots import Slot
 from gateway.wire.constants import Rep
-from gateway.wire.handshake import MetaContext
+from gateway.wire.handshake import ListedExport, MetaContext
 
 _Result = TypeVar("_Result")
 
@@ -113,6 +113,40 @@ class Negotiation:
         """What the server has shown of itself on the connection that was used last."""
         return None if self._phase is None else self._phase.seen
 
+    async def list_exports(self) -> list[ListedExport]:
+        """Ask which exports there are, on the connection that is there; if there is none, on one that is for
+        the next question then: a server may take a single one (qemu-nbd up to 3.0). It is not waited for that
+        a server comes back. Raises `Refusal`.
+        """
+        server = self._server
+        self._has_list = True
+        if self._phase is not None and not self._phase.may_list:
+            if not server.slots.full:
+                return await listed_apart(server)
+            await self.aclose()
+        allowance = Allowance(server.settings.negotiate_seconds)
+        fresh = self._phase is None
+        if self._phase is None:
+            slot = await server.slot(patient=False)
+            handshake = await greeted(
+                server, slot, patient=False, for_client=self._for_client, allowance=allowance
+            )
+            self._phase = OptionPhase(server, handshake)
+            self._phase.rung = server.ladder.first(trio.current_time())
+        self._phase.spend_from(allowance)
+        try:
+            return await self._phase.list_exports()
+        except LostTheWay as error:
+            await self.aclose()
+            if not fresh:  # it may only have been kept waiting for too long (Q-S30)
+                return await self.list_exports()
+            raise Unreachable(f"upstream {server.name!r}: {error}") from None
+        except BaseException as error:
+            over = not isinstance(error, Refusal) or isinstance(error, Unreachable)
+            if over or self._phase.is_broken:
+                await self.aclose()
+            raise
+
     async def go(self, terms: Terms) -> Link:
         """Open the export; the link is the caller's. Raises `Refusal`."""
         link = await self._climb(terms, OptionPhase.open, looks=False)
@@ -160,6 +194,7 @@ class Negotiation:
                 if self._phase is None:
                     fresh = True
                     self._phase = await self._connected(connecting, lost)
+                if not self._phase.is_agreed:
                     await self._phase.agree(terms, climb.rung(trio.current_time()))
                 self._phase.info_first |= self._info_first
                 if looks and self._has_list:
@@ -261,6 +296,15 @@ class Negotiation:
             await phase.aclose()
             raise
         return phase
+
+
+async def listed_apart(server: Server) -> list[ListedExport]:
+    """Ask a server which exports it has, on a connection for that alone. Raises `Refusal`."""
+    negotiation = Negotiation(server)
+    try:
+        return await negotiation.list_exports()
+    finally:
+        await negotiation.aclose()
 
 
 def _there_are(contexts: tuple[MetaContext, ...] | None) -> tuple[MetaContext, ...]:

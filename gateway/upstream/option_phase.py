@@ -9,6 +9,8 @@ An INFO without a request for block sizes is asked before GO, unless what it wou
 believed (see quirks/qemu_multi_conn_bit.py). Where INFO cannot be had, or says size 0 (Q-N21), or the server
 is not fixed newstyle, the export is opened at once, and that link kept for the client's GO: only what was
 opened is known.
+
+This is longer than other modules: whether one question may follow another is for both to know.
 """
 
 from __future__ import annotations
@@ -59,6 +61,8 @@ class OptionPhase:
         self.terms = Terms("", structured=False)
         self.rung = Rung.FULL
         """How much of the protocol is spoken on it."""
+        self.is_agreed = False
+        """It is for somebody's terms; before, nothing but a list was asked on it."""
         self.info_first = False
         """INFO goes before GO whatever is known of the server."""
         self.seen: Evidence | None = None
@@ -94,6 +98,8 @@ class OptionPhase:
         contexts alone, before any were selected or the export was opened. Who `looks` may look at another
         export, where none was opened.
         """
+        if not self.is_agreed:
+            return True  # to any
         if self._looked_at_others and not looks:
             return False
         if terms == self.terms:
@@ -138,6 +144,7 @@ class OptionPhase:
             raise Refusal(Rep.ERR_UNKNOWN, "an oldstyle server has the default export alone")
         else:
             self._open(Answered(0, export=self._handshake.greeting.export))
+        self.is_agreed = True
 
     async def _agree_on_framing(self) -> None:
         """Ask for what the terms want and the rung has. A refusal is an answer, too."""
@@ -390,9 +397,14 @@ class OptionPhase:
             raise LostTheWay(f"{len(early)} bytes came that nothing asked for")
         return self._opened
 
+    @property
+    def may_list(self) -> bool:
+        """A list can be had here: the export is not open, or is all that an oldstyle server has."""
+        return self._opened is None or self._handshake.greeting.export is not None
+
     async def list_exports(self) -> list[ListedExport]:
-        """Send LIST. An oldstyle server has the default export and nothing else."""
-        if self._opened is not None:
+        """Send LIST, if `may_list`. An oldstyle server has the default export and nothing else."""
+        if self._handshake.greeting.export is not None:
             return [ListedExport("")]
         if not self._has_options:
             raise Refusal(Rep.ERR_UNSUP, "the server cannot list its exports")
@@ -400,6 +412,7 @@ class OptionPhase:
         answer = await self._handshake.ask()
         if isinstance(answer, Refused):
             raise self._refusal(answer)
+        self._room.grow(len(answer.exports))
         self._server.misnamed = answer.misnamed
         if answer.misnamed and self._server.told.is_news("", Misnamed.__name__):
             self._server.tell(Misnamed(answer.misnamed))

@@ -17,8 +17,10 @@ from urllib.parse import quote
 
 import pytest
 import trustme
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from tests.tls.handshakes import crl_of, directory, needs_psk
+from gateway.tls.issuing import issue, new_authority
+from tests.tls.handshakes import crl_of, directory, needs_psk, write
 
 from .clients import nbdcopy, nbdinfo, nbdsh
 from .conftest import Image
@@ -409,6 +411,27 @@ def test_servers_not_to_trust(
     told = attempt("nbdinfo", gateway.plain_uri)
     assert told.status
     assert re.search(SERVERS_NOT_TO_TRUST[which], gateway.said())
+
+
+def test_a_server_with_a_certificate_for_clients_alone(
+    servers: Servers, image: Image, workdir: Path
+) -> None:
+    """What docs/tls.md says of those that GnuTLS takes, and we do not."""
+    now, days = datetime.now(UTC), 10
+    authority = new_authority(days, now)
+    theirs = issue(authority, "s", ["localhost"], ExtendedKeyUsageOID.CLIENT_AUTH, days, now)
+    folder = workdir / "theirs"
+    for name, content in (authority.files("ca") | theirs.files("server")).items():
+        write(folder / name, content)
+    upstream = servers.nbdkit("--tls=require", f"--tls-certificates={folder}", "file", image.path)
+    path = upstream.uri.partition("socket=")[2]
+    ours = directory(workdir / "ours", None)
+    write(ours / "ca-cert.pem", (folder / "ca-cert.pem").read_bytes())
+    secure = f"nbds+unix:///?socket={quote(path)}&tls-certificates={ours}&tls-hostname=localhost"
+    assert nbdinfo(secure)["exports"][0]["export-size"] == image.size
+    gateway = OverTls(secure, scheme="nbd")
+    assert attempt("nbdinfo", gateway.plain_uri).status
+    assert "says that it is not for servers" in gateway.said()
 
 
 # --- Exchange, and what is left behind

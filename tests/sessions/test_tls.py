@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import random
 import socket
 import ssl
@@ -15,6 +16,7 @@ import structlog
 import trio
 import trio.testing
 import trustme
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from gateway.clients.client import serve_client
 from gateway.embedded import MemoryDisk, Server
@@ -27,6 +29,7 @@ from gateway.tls.credentials import (
     client_credentials,
     server_credentials,
 )
+from gateway.tls.issuing import issue, new_authority
 from gateway.upstream.link import Terms
 from gateway.upstream.negotiation import Negotiation
 from gateway.wire import limits
@@ -36,7 +39,7 @@ from gateway.wire.transmission import encode_request
 from tests.embedded.peers import Client, socket_pair
 from tests.sessions.asking import start_tls
 from tests.sessions.gateways import Gateway, gateway_before
-from tests.tls.handshakes import directory
+from tests.tls.handshakes import directory, write
 from tests.tools.patience import HANG_SECONDS
 from tests.upstream.servers import server_to
 from tests.upstream.taps import Tap, cancelled_at
@@ -657,6 +660,56 @@ async def test_a_server_whose_certificate_is_wrong_is_warned_of(
     assert "its certificate is not accepted" in shown["why"]
     [line] = [line for line in lines if "its certificate is not accepted" in line["why"]]
     assert (line["event"], line["log_level"]) == (event, "warning")
+
+
+@pytest.fixture(scope="module")
+def swapped(pki: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A server whose certificate is for clients alone, and the other way round."""
+    now, days = dt.datetime.now(dt.UTC), 10
+    ca = new_authority(days, now)
+    for_clients = issue(ca, "s", ["localhost"], ExtendedKeyUsageOID.CLIENT_AUTH, days, now)
+    for_servers = issue(ca, "joe", [], ExtendedKeyUsageOID.SERVER_AUTH, days, now)
+    folder = tmp_path_factory.mktemp("swapped")
+    files = ca.files("ca") | for_clients.files("server") | for_servers.files("client")
+    for name, content in files.items():
+        write(folder / name, content)
+    return folder
+
+
+async def test_a_server_whose_certificate_is_for_clients_alone_is_refused_in_so_many_words(
+    swapped: Path,
+) -> None:
+    """Nobody who has tried it with libnbd or qemu, which take it, would look at its purpose."""
+    with structlog.testing.capture_logs() as lines:
+        theirs = server_credentials(swapped, verify_client=False)
+        async with secure_server(swapped, theirs, REQUIRE) as (gateway, server):
+            client = gateway.client()
+            async with client.stream:
+                await client.greeting()
+                client.negotiation.go("", ())
+                await client.refused()
+    assert server.connections == 0
+    [line] = [line for line in lines if line["event"] == "client refused"]
+    assert "unsuitable certificate purpose (its extendedKeyUsage or keyUsage" in line["why"]
+    assert "says that it is not for servers)" in line["why"]
+
+
+async def test_a_client_whose_certificate_is_for_servers_alone_is_refused_in_so_many_words(
+    swapped: Path,
+) -> None:
+    context = client_context(swapped)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    server = Server({"": MemoryDisk(SIZE)})
+    with structlog.testing.capture_logs() as lines:
+        async with gateway_before(server, listen=REQUIRE) as gateway:
+            client = connected(gateway, server_credentials(swapped))
+            async with client.stream:
+                await start_tls(client, context)
+                with pytest.raises((trio.BrokenResourceError, EOFError)):
+                    await go_structured(client)  # in TLS 1.3 it learns so only now
+    assert server.connections == 0
+    [line] = [line for line in lines if line["event"] == "client hung up on"]
+    assert "says that it is not for clients)" in line["why"]
 
 
 def check_secret(sent: bytes) -> None:

@@ -1,13 +1,12 @@
 """A server over TLS that looks for the next request in its socket, where GnuTLS has left nothing of it:
-qemu-nbd 2.6 to 2.8 (the quirk `qemu-tls-records`).
+qemu-nbd 2.6 to 2.8 (the quirk `qemu-tls-records`), as `legacy:qemu-2.8` does it.
 """
 
 from __future__ import annotations
 
-import ssl
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,29 +16,16 @@ import trio
 import trio.testing
 import trustme
 
-from gateway.embedded import MemoryDisk, Server
-from gateway.embedded.personality import EXPORT_NAME_ONLY, PLAIN
-from gateway.tls.credentials import (
-    ServerCredentials,
-    client_credentials,
-    server_credentials,
-)
-from gateway.wire.constants import Cmd, Opt, Rep
-from gateway.wire.handshake import (
-    CLIENT_FLAGS,
-    NEWSTYLE_GREETING,
-    OPTION,
-    encode_greeting,
-    encode_option_reply,
-)
+from gateway.embedded import PERSONALITIES, MemoryDisk, Personality, Server
+from gateway.tls.credentials import client_credentials, server_credentials
+from gateway.wire.constants import Cmd
 from gateway.wire.limits import MIB
-from gateway.wire.transmission import REQUEST
 from tests.embedded.peers import Client, socket_pair
 from tests.sessions.gateways import Gateway, gateway_before
 from tests.tls.handshakes import directory
 
 SIZE = 8 * MIB
-QEMU_2_8 = replace(PLAIN, name="qemu-2.8", unsupported=EXPORT_NAME_ONLY, block_sizes=None)
+QEMU_2_8 = PERSONALITIES["qemu-2.8"]
 
 
 @pytest.fixture(scope="module")
@@ -49,125 +35,17 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory(tmp_path_factory.mktemp("pki"), ca, server=server, client=client)
 
 
-class OldTls:
-    """TLS before an embedded server, as those versions have it: from the socket comes one request at a time,
-    and what else was in its record is looked at when there is something in the socket again.
-    """
-
-    def __init__(self, server: Server, credentials: ServerCredentials) -> None:
-        self._server = server
-        self._credentials = credentials
-        self._transmits = False
-        self._left = b""  # of a record, behind the request that was taken
-        self._missing = 0  # of a WRITE's data
-
-    async def serve(self, stream: trio.SocketStream) -> None:
-        ours, theirs = socket_pair()
-        async with stream, ours, trio.open_nursery() as nursery:
-            nursery.start_soon(self._server.serve, theirs)
-            with suppress(trio.BrokenResourceError, trio.ClosedResourceError, EOFError):
-                await stream.send_all(encode_greeting(3))
-                flags = await exactly(stream, CLIENT_FLAGS.size)
-                await exactly(stream, OPTION.size)
-                await stream.send_all(encode_option_reply(Opt.STARTTLS, Rep.ACK))
-                await exactly(ours, NEWSTYLE_GREETING.size)
-                await ours.send_all(flags)
-                tls, incoming, outgoing = await self._shake_hands(stream)
-                nursery.start_soon(self._send_replies, ours, tls, outgoing, stream)
-                await self._take(stream, tls, incoming, ours)
-            nursery.cancel_scope.cancel()
-
-    async def _shake_hands(
-        self, stream: trio.SocketStream
-    ) -> tuple[ssl.SSLObject, ssl.MemoryBIO, ssl.MemoryBIO]:
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        received = b""
-        while (session := self._credentials.session(received)) is None:
-            received += await some(stream)
-        incoming.write(received)
-        tls = session.wrap(incoming, outgoing)
-        while True:
-            try:
-                tls.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                await stream.send_all(outgoing.read())
-                incoming.write(await some(stream))
-        await stream.send_all(outgoing.read())
-        return tls, incoming, outgoing
-
-    async def _take(
-        self,
-        stream: trio.SocketStream,
-        tls: ssl.SSLObject,
-        incoming: ssl.MemoryBIO,
-        ours: trio.SocketStream,
-    ) -> None:
-        while True:
-            try:
-                record = tls.read(1 << 14)  # which gives no more than one
-            except ssl.SSLWantReadError:
-                incoming.write(await some(stream))
-                continue
-            await ours.send_all(self._first_of(self._left + record))
-
-    def _first_of(self, data: bytes) -> bytes:
-        """Take the first request of these bytes; what is behind it is left."""
-        if not self._transmits:
-            _magic, option, _length = OPTION.unpack_from(data)
-            self._transmits = option == Opt.EXPORT_NAME
-            return data
-        if not self._missing:
-            if len(data) < REQUEST.size:
-                self._left = data
-                return b""
-            _magic, word, _cookie, _offset, length = REQUEST.unpack_from(data)
-            self._missing = REQUEST.size + (length if word & 0xFFFF == Cmd.WRITE else 0)
-        taken = data[: self._missing]
-        self._missing -= len(taken)
-        self._left = data[len(taken) :]
-        return taken
-
-    async def _send_replies(
-        self,
-        ours: trio.SocketStream,
-        tls: ssl.SSLObject,
-        outgoing: ssl.MemoryBIO,
-        stream: trio.SocketStream,
-    ) -> None:
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError, EOFError):
-            while True:
-                tls.write(await some(ours))
-                await stream.send_all(outgoing.read())
-
-
-async def some(stream: trio.SocketStream) -> bytes:
-    data = await stream.receive_some()
-    if not data:
-        raise EOFError
-    return bytes(data)
-
-
-async def exactly(stream: trio.SocketStream, count: int) -> bytes:
-    data = b""
-    while len(data) < count:
-        piece = await stream.receive_some(count - len(data))
-        if not piece:
-            raise EOFError
-        data += piece
-    return data
-
-
 @asynccontextmanager
-async def before(pki: Path, disk: MemoryDisk, quirks: str = "") -> AsyncIterator[Gateway]:
+async def before(
+    pki: Path, disk: MemoryDisk, quirks: str = "", personality: Personality = QEMU_2_8
+) -> AsyncIterator[Gateway]:
     """A gateway before one, which can be reached over TLS alone."""
-    credentials = server_credentials(pki)
+    server = Server({"": disk}, personality, tls=server_credentials(pki).session)
     async with trio.open_nursery() as nursery:
 
         def connect() -> trio.SocketStream:
             ours, theirs = socket_pair()
-            old = OldTls(Server({"": disk}, QEMU_2_8), credentials)
-            nursery.start_soon(old.serve, theirs)
+            nursery.start_soon(server.serve, theirs)
             return ours
 
         async with gateway_before(connect, upstream=quirks, seconds=300) as gateway:
@@ -225,3 +103,15 @@ async def test_without_the_quirk_requests_are_left_lying(
             await client.go(structured=False)
             with pytest.raises(trio.TooSlowError), trio.fail_after(20):
                 await ask_many(client)
+
+
+async def test_another_server_without_info_answers_them_all(
+    pki: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """So it is the personality that leaves them, and nothing else of TLS."""
+    other = replace(QEMU_2_8, one_request_a_record=False)
+    async with before(pki, MemoryDisk(SIZE), "quirks = []", other) as gateway:
+        client = gateway.client()
+        async with client.stream:
+            await client.go(structured=False)
+            await ask_many(client)

@@ -11,21 +11,26 @@ from types import SimpleNamespace
 
 import pytest
 import trustme
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
     PrivateFormat,
     load_pem_private_key,
 )
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from gateway.tls.certificates import Term, first_to_end, load_certificates, warnings
 from gateway.tls.credentials import (
+    ClientCredentials,
+    ServerCredentials,
     client_credentials,
     client_paths,
     server_credentials,
     server_paths,
 )
 from gateway.tls.errors import CredentialsError
+from gateway.tls.issuing import issue, new_authority
 from tests.fuzz.__main__ import mutated
 from tests.fuzz.texts import CERTIFICATES, REVOKED
 from tests.tls.handshakes import DAY, NOW, crl_of, directory, shake_hands, write
@@ -182,6 +187,41 @@ def test_the_first_to_end_comes_first() -> None:
     assert [text.split()[1] for text in warnings(terms, NOW)] == ["3", "5", "9"]
     assert first_to_end(terms) == terms[1]
     assert first_to_end(terms[3:]) is None
+
+
+@pytest.mark.parametrize(
+    ("role", "purposes", "lacks"),
+    [
+        ("server", [ExtendedKeyUsageOID.CLIENT_AUTH], "serverAuth"),
+        ("client", [ExtendedKeyUsageOID.SERVER_AUTH], "clientAuth"),
+        ("server", [ExtendedKeyUsageOID.SERVER_AUTH], None),
+        ("client", [ExtendedKeyUsageOID.CLIENT_AUTH], None),
+        ("server", [], None),
+    ],
+)
+def test_a_certificate_that_is_for_something_else_is_warned_of(
+    tmp_path: Path, role: str, purposes: list[x509.ObjectIdentifier], lacks: str | None
+) -> None:
+    """Those that GnuTLS takes, and OpenSSL does not."""
+    now = dt.datetime.now(dt.UTC)
+    ca = new_authority(50, now)
+    files = ca.files("ca")
+    if purposes:
+        files |= issue(ca, "joe", ["localhost"], purposes[0], 50, now).files(role)
+    else:  # which is for anything
+        files |= ca.files(role)
+    for name, content in files.items():
+        write(tmp_path / name, content)
+    credentials: ServerCredentials | ClientCredentials = (
+        server_credentials(tmp_path)
+        if role == "server"
+        else client_credentials(tmp_path, hostname="localhost")
+    )
+    said = credentials.warnings(now)
+    assert len(said) == (lacks is not None)
+    if lacks:
+        assert said[0].startswith(f"{tmp_path / role}-cert.pem: the certificate CN=joe ")
+        assert f"is not for {role}s (its extendedKeyUsage has no {lacks})" in said[0]
 
 
 def test_whose_terms(server_dir: Path, ca: trustme.CA, server_leaf: trustme.LeafCert) -> None:

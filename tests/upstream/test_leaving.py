@@ -16,8 +16,7 @@ from gateway.upstream.errors import Silent
 from gateway.upstream.greeting import greeted
 from gateway.upstream.handshake import FAREWELL_SECONDS
 from gateway.upstream.link import Terms
-from gateway.upstream.listing import list_exports
-from gateway.upstream.negotiation import Negotiation
+from gateway.upstream.negotiation import Negotiation, listed_apart
 from gateway.wire.constants import HandshakeFlag, Opt
 from gateway.wire.handshake import CLIENT_FLAGS, encode_option
 from gateway.wire.limits import MIB
@@ -46,7 +45,7 @@ async def is_greeted(server: upstream.Server) -> None:
 
 
 async def lists(server: upstream.Server) -> None:
-    await list_exports(server)
+    await listed_apart(server)
 
 
 Act = Callable[[upstream.Server], Awaitable[None]]

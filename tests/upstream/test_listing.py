@@ -51,3 +51,39 @@ async def test_a_server_for_one_connection_is_not_asked_at_each_list(
         servers.cancel_scope.cancel()
     for stream in queue:
         await stream.aclose()
+
+
+async def test_who_lists_and_opens_needs_one_connection() -> None:
+    """A server may take no other (qemu-nbd up to 3.0), and qemu's client before 2.10 always lists first."""
+    server = Server({"a": MemoryDisk(MIB)})
+    async with gateway_before(server) as gateway:
+        client = gateway.client()
+        async with client.stream:
+            await client.greeting()
+            client.negotiation.list_exports()
+            assert [each.name for each in (await client.answered()).exports] == ["a"]
+            client.negotiation.ask_structured_replies()
+            await client.answered()
+            client.negotiation.ask_contexts("a", ("base:allocation",), select=True)
+            await client.answered()
+            client.negotiation.list_exports()  # which is known by now
+            await client.answered()
+            client.negotiation.go("a", ())
+            told = (await client.answered()).export
+            assert told is not None
+            assert told.size == MIB
+    assert server.connections == 1
+
+
+async def test_who_is_told_an_empty_list_holds_no_connection() -> None:
+    """It may have nothing there, and others have to get a place."""
+    server = Server({"a": MemoryDisk(MIB)})
+    nobody = 'description = "a disk"\n[[rule]]\ndeny = true'
+    async with gateway_before(server, export=nobody, upstream="canonical-names = true") as gateway:
+        client = gateway.client()
+        async with client.stream:
+            await client.greeting()
+            client.negotiation.list_exports()
+            assert not (await client.answered()).exports
+            slots = gateway.service.servers["main"].slots
+            assert not slots.limiter.borrowed_tokens

@@ -10,6 +10,8 @@ import trio
 from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Server
 from gateway.embedded.personality import PLAIN, lacking
 from gateway.protocol.errors import Refusal
+from gateway.upstream.errors import Unreachable
+from gateway.upstream.ladder import Rung
 from gateway.upstream.link import Terms
 from gateway.upstream.negotiation import Negotiation
 from gateway.upstream.option_phase import OF_QEMU
@@ -229,4 +231,127 @@ async def test_a_connection_in_place_of_one_that_was_left_has_a_place_again() ->
         assert server.slots.limiter.borrowed_tokens == 1
         link.close()
         assert server.slots.limiter.borrowed_tokens == 0
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("structured", [False, True])
+@pytest.mark.parametrize("name", ["plain", "qemu-3.0", "nbd-server-3.24", "qemu-2.5", "oldstyle"])
+async def test_who_asks_for_a_list_first_needs_one_connection(name: str, structured: bool) -> None:
+    """There may be no other; qemu's client before 2.10 always begins with a list."""
+    is_old = name in ("qemu-2.5", "oldstyle")
+    personality = replace(PLAIN, oldstyle=True) if name == "oldstyle" else PERSONALITIES[name]
+    async with trio.open_nursery() as nursery:
+        house = House(nursery)
+        house.server = Server({"": MemoryDisk(512), "b": MemoryDisk(1024)}, personality)
+        listed = await house.negotiation.list_exports()
+        assert [each.name for each in listed] == (["", "b"] if name != "oldstyle" else [""])
+        if (
+            name == "qemu-2.5"
+        ):  # which loses its way at what it does not know; that is its whole ladder
+            house.upstream.ladder.answered(Rung.EXPORT_NAME, Rung.EXPORT_NAME, trio.current_time())
+        terms = Terms("", structured=structured)
+        if structured and not is_old:
+            assert (await house.negotiation.describe(terms))[0].size == 512
+        link = await house.negotiation.go(terms)
+        assert link.export.size == 512
+        assert link.export.structured == (structured and name in ("plain", "qemu-3.0"))
+        assert len(house.taps) == 1
+        link.close()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_list_may_come_after_other_questions() -> None:
+    async with trio.open_nursery() as nursery:
+        house = House(nursery)
+        await house.look(NAMES[0])
+        assert len(await house.negotiation.list_exports()) == len(NAMES)
+        terms = Terms(NAMES[0], structured=True, queries=(BASE_ALLOCATION,))
+        [selected] = await house.negotiation.contexts(terms)
+        assert len(await house.negotiation.list_exports()) == len(NAMES)
+        link = await house.negotiation.go(terms)
+        assert link.export.contexts == (selected,)
+        assert len(house.taps) == 1
+        link.close()
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("full", [False, True])
+async def test_a_list_of_a_server_whose_export_is_open_is_asked_for_on_another_connection(
+    full: bool,
+) -> None:
+    """Without INFO only what was opened is known, and nothing else can be asked there."""
+    async with trio.open_nursery() as nursery:
+        house = House(nursery, personality=PERSONALITIES["qemu-2.8"])
+        if full:
+            house.upstream.slots.limiter.total_tokens = 1
+        terms = Terms(NAMES[0], structured=False)
+        await house.negotiation.describe(terms)
+        assert len(await house.negotiation.list_exports()) == len(NAMES)
+        link = await house.negotiation.go(terms)
+        assert link.export.size == SIZES[NAMES[0]]
+        assert len(house.taps) == 2
+        link.close()
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_is_told_a_list_looks_at_all_of_it_over_one_connection() -> None:
+    """The list itself makes room there for all that is on it."""
+    async with trio.open_nursery() as nursery:
+        house = House(nursery, personality=replace(PLAIN, most_options=MOST_OPTIONS))
+        for listed in await house.negotiation.list_exports():
+            await house.look(listed.name)
+        await house.negotiation.aclose()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        [tap] = house.taps
+        assert understood(tap.sent).count(Opt.LIST) == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_server_that_loses_its_way_at_a_list_says_so_and_is_asked_anew() -> None:
+    async with trio.open_nursery() as nursery:
+        house = House(nursery, Faults(cut_at_option=1))
+        with pytest.raises(Unreachable):
+            await house.negotiation.list_exports()
+        await house.look(NAMES[0])
+        assert len(house.taps) == 2
+        await house.negotiation.aclose()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_list_is_asked_for_anew_where_the_server_has_hung_up_meanwhile() -> None:
+    """As qemu does after some seconds, and as any other question is."""
+    async with trio.open_nursery() as nursery:
+        house = House(nursery, Faults(cut_at_option=4))
+        await house.look(NAMES[0])
+        assert len(await house.negotiation.list_exports()) == len(NAMES)
+        assert len(house.taps) == 2
+        await house.negotiation.aclose()
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("first", ["lists", "looks"])
+async def test_an_oldstyle_server_is_asked_for_all_that_it_has_on_one_connection(
+    first: str,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        house = House(nursery)
+        house.server = Server({"": MemoryDisk(512)}, replace(PLAIN, oldstyle=True))
+        terms = Terms("", structured=True)
+        if first == "looks":
+            await house.negotiation.describe(terms)
+        assert [each.name for each in await house.negotiation.list_exports()] == [""]
+        (await house.negotiation.go(terms)).close()
+        assert len(house.taps) == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_oldstyle_server_that_has_not_what_was_asked_for_has_what_it_has() -> None:
+    async with trio.open_nursery() as nursery:
+        house = House(nursery)
+        house.server = Server({"": MemoryDisk(512)}, replace(PLAIN, oldstyle=True))
+        with pytest.raises(Refusal, match="default export alone"):
+            await house.negotiation.describe(Terms("x", structured=True))
+        export, _dialect, _quirks = await house.negotiation.describe(Terms("", structured=True))
+        assert export.size == 512
+        await house.negotiation.aclose()
         nursery.cancel_scope.cancel()
