@@ -27,7 +27,7 @@ import trio
 
 from gateway.admin.control import ControlAnswer, Misunderstood, Verb, who_asks
 from gateway.plural import plural
-from gateway.sessions.holding import NotDone, NotHere, Within
+from gateway.sessions.holding import NotClear, NotDone, NotHere, Within
 from gateway.sessions.meant import Exports, Meant
 from gateway.sessions.pausing import COMMAND_SECONDS, LASTS_SECONDS, Pauses
 from gateway.sessions.service import Service
@@ -70,7 +70,17 @@ async def _answered(verb: Verb, arguments: Mapping[str, Any]) -> ControlAnswer:
     try:
         return await verb(arguments)
     except NotDone as error:
-        return ControlAnswer(False, problems=(str(error),), not_here=isinstance(error, NotHere))
+        return not_done(error)
+
+
+def not_done(error: NotDone) -> ControlAnswer:
+    """Give the answer to what was not done."""
+    return ControlAnswer(
+        False,
+        problems=(str(error),),
+        not_here=isinstance(error, NotHere),
+        misunderstood=isinstance(error, NotClear),
+    )
 
 
 class _Verbs:
@@ -163,7 +173,7 @@ class _Verbs:
 
         name = None if export is None else self._exports.single(Meant(export))
         if export is not None and name is None:
-            raise NotDone(f"{shown(export)} is a pattern: without a name, all disks are shown")
+            raise NotClear(f"{shown(export)} is a pattern: without a name, all disks are shown")
         found = _losses(self._service, name, forget=forget)
         if name is not None and not found:
             await self._exports.refuse_if_not_there(name, Within(COMMAND_SECONDS))

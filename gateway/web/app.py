@@ -279,9 +279,11 @@ async def _in_turns(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
 
 
 def _answered(answer: ControlAnswer) -> Response:
+    """Give an answer of the gateway's. Which arguments make no sense is decided there, for all who ask."""
     said = {"ok": answer.ok, "done": answer.done, "problems": answer.problems}
     said |= {} if answer.data is None else {"data": answer.data}
-    return JSONResponse(said, 200 if answer.ok else 409)
+    status = 200 if answer.ok else 400 if answer.misunderstood else 409
+    return JSONResponse(said, status)
 
 
 async def _arguments(request: Request, arguments: tuple[Argument, ...]) -> dict[str, Any]:
