@@ -85,7 +85,7 @@ def application(gateway: Gateway, watch: Lookout) -> Starlette:
     for do in DOES:
         handler = partial(made.trace if do.goes_on else made.do, do)
         routes.append(Route(f"{API}/{do.called}", handler, methods=["POST"]))
-    return Starlette(
+    app = Starlette(
         routes=routes,
         exception_handlers={
             HTTPException: _not_found,  # type: ignore[dict-item] # it is called with nothing else
@@ -96,10 +96,15 @@ def application(gateway: Gateway, watch: Lookout) -> Starlette:
             NotBegun: _not_begun,  # type: ignore[dict-item] # the same
         },
     )
+    app.router.redirect_slashes = False  # a path is what the document says, and nobody is led to it
+    return app
 
 
 async def _not_found(_request: Request, error: HTTPException) -> Response:
-    why = {404: "there is nothing here", 405: "expected another method"}
+    why = {
+        404: f"there is nothing here; {API}/openapi.json says what there is",
+        405: "expected another method",
+    }
     return problem(error.status_code, why.get(error.status_code, error.detail))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,25 @@ def test_it_has_each_path_that_is_answered() -> None:
     }
     assert answered - said == {("/", "GET"), (f"{API}/openapi.json", "GET")}
     assert not said - answered
+
+
+@pytest.mark.parametrize("path", [f"{each}/" for each in DOCUMENT["paths"]] + ["/static/", "//"])
+async def test_nobody_is_led_from_one_path_to_another(path: str) -> None:
+    gateway = Gateway("")
+    said: list[Any] = []
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}
+    await application(gateway, Lookout(gateway))(scope, receive, send)
+    assert [said[0]["status"], *json.loads(said[1]["body"])["problems"]] == [
+        404,
+        "there is nothing here; /api/v1/openapi.json says what there is",
+    ]
 
 
 @pytest.mark.parametrize("part", OF_THE_PAGE)
