@@ -34,7 +34,7 @@ from gateway.admin.control import MAX_REQUEST_BYTES, ControlAnswer
 from gateway.web.doors import Role
 from gateway.web.exposition import CONTENT_TYPE, Exposition
 from gateway.web.gateway import Busy, Gateway, NotHeard, data_of
-from gateway.web.guard import objection_to, problem, visitor_of
+from gateway.web.guard import HEALTH, objection_to, problem, visitor_of
 from gateway.web.health import why_not_ready
 from gateway.web.metrics import METRICS, collected
 from gateway.web.openapi import document
@@ -70,8 +70,10 @@ def application(gateway: Gateway, watch: Lookout) -> Starlette:
             Route(f"/static/{each.name}", made.file(each.name), methods=["GET"])
             for each in sorted(STATIC.iterdir())
         ),
-        Route("/livez", made.livez, methods=["GET"]),
-        Route("/readyz", made.readyz, methods=["GET"]),
+        *(
+            Route(path, answers, methods=["GET"])
+            for path, answers in zip(HEALTH, (made.livez, made.readyz), strict=True)
+        ),
         Route("/metrics", looking(made.metrics), methods=["GET"]),
         Route(f"{API}/me", looking(made.me), methods=["GET"]),
         Route(f"{API}/history", looking(made.history), methods=["GET"]),

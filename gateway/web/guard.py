@@ -5,7 +5,7 @@ to treat each answer.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Collection, MutableMapping
+from collections.abc import Callable, Collection, Mapping, MutableMapping
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -22,12 +22,18 @@ from gateway.web.doors import (
     visitor_without_token,
 )
 from gateway.web.refusals import Refusals, Wrong
+from gateway.web.serving import MOST_AT_WORK
 from gateway.web.tokens import Tokens
 from gateway.wire.limits import MAX_STRING_BYTES
 
 MOST_QUERY_CHARACTERS = 3 * MAX_STRING_BYTES + 512
 """The longest target: a name of 4,096 bytes, each of them escaped (RFC 3986, 2.1), and a few words more. The
 head of a request has room for it."""
+
+HEALTH = ("/livez", "/readyz")
+"""What is answered however many others are being answered: one such question a connection, so that their places
+come and go.
+"""
 
 BROWSERS = {
     # Whatever a name of strangers' turns out to be, nothing of it is run, and nothing is fetched.
@@ -91,6 +97,9 @@ class Guard:
         self, scope: MutableMapping[str, Any], headers: Headers, caller: Caller
     ) -> Response | None:
         """Say why a request is not even looked at."""
+        if scope["path"] not in HEALTH and not scope["state"]["may_work"]():
+            why = f"{MOST_AT_WORK} others are being answered, come again"
+            return problem(503, why, {"connection": "close"})
         hosts, does = headers.getlist("host"), scope["method"] == "POST"
         if len(hosts) != 1 or not is_ours(hosts[0], self._hosts):
             said = ", ".join(hosts)[:80]
@@ -133,14 +142,16 @@ def _add(message: Message, path: str) -> None:
     headers = MutableHeaders(raw=message["headers"])
     for name, value in BROWSERS.items():
         headers[name] = value
+    if path in HEALTH:
+        headers["connection"] = "close"
     if "cache-control" not in headers:
         headers["cache-control"] = "no-store"
 
 
-def problem(status: int, why: str) -> Response:
+def problem(status: int, why: str, headers: Mapping[str, str] = {}) -> Response:
     """Give an answer that says what is wrong."""
-    headers = {"www-authenticate": "Bearer"} if status == 401 else {}
-    return JSONResponse({"ok": False, "problems": [why]}, status, headers)
+    asks = {"www-authenticate": "Bearer"} if status == 401 else {}
+    return JSONResponse({"ok": False, "problems": [why]}, status, {**asks, **headers})
 
 
 def visitor_of(request: Request) -> Visitor:

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import trio
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from gateway.web.app import MOST_BODY_BYTES
+from gateway.web.guard import HEALTH
 from gateway.web.main import NICE
 from gateway.web.serving import HEADER_BYTES, MOST_CONNECTIONS
 from gateway.web.tokens import load_tokens
@@ -211,6 +213,35 @@ async def test_idle_connections_keep_nobody_out(workdir: Path) -> None:
             for _ in range(20):
                 assert (await one.ask("/livez")).status == 200
             assert one.descriptors() < before + MOST_CONNECTIONS + 10
+        finally:
+            for stream in there:
+                stream.socket.close()
+
+
+async def test_who_reads_nothing_keeps_no_probe_out(workdir: Path) -> None:
+    """More of them than there may be connections, each with more to take than its socket has room for. Probes
+    are answered all the while, and so is, as soon as one of them is given up, whoever wants to look.
+    """
+    request = b"GET /api/v1/openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    async with running(workdir) as one:
+        there: list[trio.SocketStream] = []
+
+        async def ask(stream: trio.SocketStream) -> None:
+            with suppress(trio.BrokenResourceError):  # there are others since
+                await stream.send_all(100 * request)
+            await trio.lowlevel.wait_readable(stream.socket)  # it is answered, or hung up on
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for _ in range(MOST_CONNECTIONS + 50):
+                    there.append(await one.connect(unix=True))
+                    nursery.start_soon(ask, there[-1])
+            for _ in range(10):
+                for path in HEALTH:
+                    assert (await one.ask(path)).status == 200
+            with trio.fail_after(HANG_SECONDS):
+                while (await one.ask("/api/v1/me")).status == 503:
+                    await trio.sleep(0.1)
         finally:
             for stream in there:
                 stream.socket.close()
