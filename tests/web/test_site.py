@@ -340,6 +340,56 @@ async def test_a_reload_takes_it_up(workdir: Path) -> None:
                 await trio.sleep(0.01)
 
 
+async def test_it_moves_and_goes_and_comes_back_by_sighup(workdir: Path) -> None:
+    async with running(workdir) as one:
+        file = one.directory / "gateway.toml"
+        nobody = file.read_text().partition("[admin]")[0]
+
+        async def reload(admin: str, event: str = "configuration reloaded") -> str:
+            before = len(one.said)
+            file.write_text(nobody + admin)
+            one.process.send_signal(signal.SIGHUP)
+            with trio.fail_after(HANG_SECONDS):
+                while not (found := [each for each in one.said[before:] if event in each]):
+                    await trio.sleep(0.01)
+            return found[0]
+
+        async def is_closed() -> None:
+            with trio.fail_after(HANG_SECONDS), suppress(OSError):
+                while True:
+                    await (await one.connect()).aclose()
+
+        moved = '[admin]\nuri = "http://127.0.0.2:0"\n'
+        found = re.search(r"admin: http://127.0.0.2:(\d+)", await reload(moved))
+        assert found
+        await is_closed()
+        one.address, one.port = "127.0.0.2", int(found[1])
+        assert (await one.ask("/livez")).status == 200
+        with trio.fail_after(HANG_SECONDS):
+            while len(one.children) > 1:
+                await trio.sleep(0.01)
+
+        taken = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        [port] = {each.socket.getsockname()[1] for each in taken}
+        for wrong in (
+            f'[admin]\nuri = "http://127.0.0.1:{port}"\n',
+            '[admin]\nuri = "http://0.0.0.0:0"\n',
+            '[admin]\nuri = ["http://127.0.0.2:0", "http+unix:///no-such-place/s"]\n',
+        ):
+            await reload(wrong, "configuration stays as it was")
+            assert (await one.ask("/livez")).status == 200
+
+        assert "admin: nowhere any more" in await reload("")
+        await is_closed()
+        assert not one.children
+        found = re.search(r"admin: http://127.0.0.2:(\d+)", await reload(moved))
+        assert found
+        one.port = int(found[1])
+        assert (await one.ask("/livez")).status == 200
+        for each in taken:
+            await each.aclose()
+
+
 async def test_a_reload_that_fails_leaves_it_as_it_was(workdir: Path) -> None:
     """One address is shared by then, and another cannot be listened on."""
     async with running(workdir) as one:
