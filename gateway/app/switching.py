@@ -31,7 +31,7 @@ from gateway.sessions.holding import NotClear, NotDone, NotHere, Within
 from gateway.sessions.meant import Exports, Meant
 from gateway.sessions.pausing import COMMAND_SECONDS, LASTS_SECONDS, Pauses
 from gateway.sessions.service import Service
-from gateway.sessions.untold import MOST_DISKS, in_words, losses_shown, lost_disks
+from gateway.sessions.untold import MOST_DISKS, Called, in_words, losses_shown, lost_disks
 from gateway.sessions.whereabouts import Target
 from gateway.upstream.configured import StartError, switched_to
 from gateway.uri import NbdUri, UriError, check_name, parse_nbd_uri
@@ -174,18 +174,19 @@ class _Verbs:
         name = None if export is None else self._exports.single(Meant(export))
         if export is not None and name is None:
             raise NotClear(f"{shown(export)} is a pattern: without a name, all disks are shown")
-        found = _losses(self._service, name, forget=forget)
+        called = await Called.of_all(self._service)
+        found = _losses(self._service, called, name, forget=forget)
         if name is not None and not found:
             await self._exports.refuse_if_not_there(name, Within(COMMAND_SECONDS))
-        data = None if forget else losses_shown(self._service, name)
+        data = None if forget else losses_shown(self._service, called, name)
         return ControlAnswer(True, tuple(found or [NOTHING_LOST]), data=data)
 
 
-def _losses(service: Service, export: str | None, *, forget: bool) -> list[str]:
+def _losses(service: Service, names: Called, export: str | None, *, forget: bool) -> list[str]:
     """Say what was lost and not everybody was told of; `forget` what nobody was told of."""
     found: list[str] = []
     more = 0
-    for called, disk in lost_disks(service, export):
+    for called, disk in lost_disks(service, names, export):
         forgotten = forget and disk.losses.forget()
         left = disk.losses.untold()
         if forgotten:

@@ -137,8 +137,11 @@ def verbs_of(service: Service, stuck: Stuck, house: House) -> dict[str, Verb]:
 
     async def upstreams(arguments: Mapping[str, Any]) -> ControlAnswer:
         no_arguments(arguments)
-        sessions = Counter(id(each.opened.location.server) for each in service.running)
-        return ControlAnswer(True, data={"upstreams": upstreams_shown(service, sessions)})
+        sessions = Counter[int]()
+        for some in in_slices(list(service.running), SESSIONS_AT_A_TIME):
+            sessions.update(id(each.opened.location.server) for each in some)
+            await trio.lowlevel.checkpoint()
+        return ControlAnswer(True, data={"upstreams": await upstreams_shown(service, sessions)})
 
     async def disconnect(arguments: Mapping[str, Any]) -> ControlAnswer:
         asked = _texts(arguments, ("session", "reason"))
