@@ -93,4 +93,10 @@ def _understood(line: bytes) -> ControlAnswer:
     data = said.get("data")
     if data is not None and not isinstance(data, dict):
         raise Misunderstood('got a "data" that is no object')
-    return ControlAnswer(ok, tuple(map(str, done)), tuple(map(str, problems)), data)
+    return ControlAnswer(
+        ok,
+        tuple(map(str, done)),
+        tuple(map(str, problems)),
+        data,
+        misunderstood=said.get("misunderstood") is True,
+    )

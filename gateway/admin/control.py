@@ -11,9 +11,11 @@ JSON object; then the connection is closed.
     {"ok": false, "done": [], "problems": ["gateway.toml:3: listen.uri: expected an NBD URI, ..."]}
 
 `ok` says whether what was asked is done; `done` what that was, and `problems` what was in the way, or is left
-to be seen to, each for people. What is asked of a gateway (`gateway.status`) is answered in `data`, in names
-and numbers. A client must not mind keys that it does not know; we do, for an argument that is passed over is
-one that somebody relied on. Both sides go by lines of bounded length, and bounded time.
+to be seen to, each for people. Where what was asked makes no sense, whatever the gateway is doing (a key that
+there is not, an argument of the wrong type or out of its range), `"misunderstood": true` is there as well. What
+is asked of a gateway (`gateway.status`) is answered in `data`, in names and numbers. A client must not mind
+keys that it does not know; we do, for an argument that is passed over is one that somebody relied on. Both
+sides go by lines of bounded length, and bounded time.
 
 A caller that goes before it has its answer (Ctrl-C, a session that is cut) does not know what came of it, and
 nobody else does. So what is under way is cancelled, which undoes it; and what was done and can be undone, is
@@ -95,6 +97,8 @@ class ControlAnswer:
     """It is undone when the caller goes."""
     not_here: bool = False
     """What was asked about is not known here; another process of the gateway may know it."""
+    misunderstood: bool = False
+    """What was asked makes no sense, whatever the gateway is doing; nothing was done."""
     then: Then | None = field(default=None, compare=False)
     """Tells more, of what is done `while_connected`. It is cancelled when the caller goes."""
 
@@ -122,7 +126,9 @@ def _line_of(answer: ControlAnswer) -> bytes:
     if more > 0:
         told = (*answer.problems[:MAX_PROBLEMS], f"and {plural(more, 'problem')} more")
         answer = replace(answer, problems=told)
-    said = {"ok": answer.ok, "done": answer.done, "problems": answer.problems}
+    said: dict[str, Any] = {"ok": answer.ok, "done": answer.done, "problems": answer.problems}
+    if answer.misunderstood:
+        said["misunderstood"] = True
     text = json.dumps(said)
     if answer.data is not None:
         text = f'{text[:-1]}, "data": {text_of(answer.data)}}}'
@@ -281,7 +287,7 @@ class ControlSocket:
         except trio.TooSlowError:
             return _no(f"no line came within {REQUEST_SECONDS} s")
         except Misunderstood as error:
-            return _no(str(error))
+            return _no(str(error), misunderstood=True)
         except trio.BrokenResourceError:
             return None
         _asking.set(f"process {unix.pid} of user {unix.uid}" if asked_by is None else asked_by)
@@ -309,7 +315,7 @@ class ControlSocket:
                 try:
                     answer = await verb(arguments)
                 except Misunderstood as error:
-                    answer = _no(str(error))
+                    answer = _no(str(error), misunderstood=True)
                 except (Exception, SystemExit) as error:  # a bug, ours or a policy's
                     self._failed(error)
                     answer = _no(f"{INTERNAL_ERROR}: {error!r}")
@@ -317,8 +323,8 @@ class ControlSocket:
         return answer
 
 
-def _no(problem: str) -> ControlAnswer:
-    return ControlAnswer(False, problems=(problem,))
+def _no(problem: str, *, misunderstood: bool = False) -> ControlAnswer:
+    return ControlAnswer(False, problems=(problem,), misunderstood=misunderstood)
 
 
 async def line_from(stream: trio.SocketStream, most: int, behind: bytearray | None = None) -> bytes:

@@ -358,11 +358,14 @@ class Reloader:
             gone.control, doors.control = doors.control, following.control
             if following.control is not None:
                 self._office.obey(following.control)
+        admin = []
         if following.admin is not doors.admin:
             gone.admin, doors.admin = doors.admin, following.admin
             if following.admin is not None:
                 following.admin.come_into_force(gone.admin)
                 self._office.serve_web(following.admin)
+            uris = () if following.admin is None else following.admin.uris
+            admin = [f"admin: {', '.join(map(str, uris)) or 'nowhere any more'}"]
         self._now.servers = following.servers
         self._see_off(before.gone(following.servers))
         kept = len(listeners) - len(new) - changed
@@ -373,6 +376,7 @@ class Reloader:
             f"rules: {len(following.config.rule)}",
             f"sessions: {len(service.running) - ended} kept, {ended} ended",
             *([f"credentials loaded: {', '.join(credentials)}"] if credentials else []),
+            *admin,
         ]
 
     def _take_credentials(self, keyring: Keyring | None) -> list[str]:

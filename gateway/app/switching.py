@@ -27,11 +27,11 @@ import trio
 
 from gateway.admin.control import ControlAnswer, Misunderstood, Verb, who_asks
 from gateway.plural import plural
-from gateway.sessions.holding import NotDone, NotHere, Within
+from gateway.sessions.holding import NotClear, NotDone, NotHere, Within
 from gateway.sessions.meant import Exports, Meant
 from gateway.sessions.pausing import COMMAND_SECONDS, LASTS_SECONDS, Pauses
 from gateway.sessions.service import Service
-from gateway.sessions.untold import MOST_DISKS, in_words, losses_shown, lost_disks
+from gateway.sessions.untold import MOST_DISKS, Called, in_words, losses_shown, lost_disks
 from gateway.sessions.whereabouts import Target
 from gateway.upstream.configured import StartError, switched_to
 from gateway.uri import NbdUri, UriError, check_name, parse_nbd_uri
@@ -70,7 +70,17 @@ async def _answered(verb: Verb, arguments: Mapping[str, Any]) -> ControlAnswer:
     try:
         return await verb(arguments)
     except NotDone as error:
-        return ControlAnswer(False, problems=(str(error),), not_here=isinstance(error, NotHere))
+        return not_done(error)
+
+
+def not_done(error: NotDone) -> ControlAnswer:
+    """Give the answer to what was not done."""
+    return ControlAnswer(
+        False,
+        problems=(str(error),),
+        not_here=isinstance(error, NotHere),
+        misunderstood=isinstance(error, NotClear),
+    )
 
 
 class _Verbs:
@@ -163,19 +173,20 @@ class _Verbs:
 
         name = None if export is None else self._exports.single(Meant(export))
         if export is not None and name is None:
-            raise NotDone(f"{shown(export)} is a pattern: without a name, all disks are shown")
-        found = _losses(self._service, name, forget=forget)
+            raise NotClear(f"{shown(export)} is a pattern: without a name, all disks are shown")
+        called = await Called.of_all(self._service)
+        found = _losses(self._service, called, name, forget=forget)
         if name is not None and not found:
             await self._exports.refuse_if_not_there(name, Within(COMMAND_SECONDS))
-        data = None if forget else losses_shown(self._service, name)
+        data = None if forget else losses_shown(self._service, called, name)
         return ControlAnswer(True, tuple(found or [NOTHING_LOST]), data=data)
 
 
-def _losses(service: Service, export: str | None, *, forget: bool) -> list[str]:
+def _losses(service: Service, names: Called, export: str | None, *, forget: bool) -> list[str]:
     """Say what was lost and not everybody was told of; `forget` what nobody was told of."""
     found: list[str] = []
     more = 0
-    for called, disk in lost_disks(service, export):
+    for called, disk in lost_disks(service, names, export):
         forgotten = forget and disk.losses.forget()
         left = disk.losses.untold()
         if forgotten:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from gateway.admin.control import ControlAnswer, Misunderstood, Verb, who_asks
-from gateway.config import Config, NoTicket
+from gateway.config import Config, NeverTicket, NoTicket
 from gateway.plural import plural
 from gateway.sessions.service import Service
 from gateway.status.pages import PAGE, AnswerPage
@@ -116,7 +116,8 @@ def _answered(verb: Verb) -> Verb:
         try:
             return await verb(arguments)
         except NoTicket as error:
-            return ControlAnswer(False, problems=error.problems)
+            never = isinstance(error, NeverTicket)
+            return ControlAnswer(False, problems=error.problems, misunderstood=never)
 
     return answered
 

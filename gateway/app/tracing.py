@@ -23,7 +23,8 @@ from functools import partial
 from typing import Any
 
 from gateway.admin.control import ControlAnswer, Misunderstood, Verb
-from gateway.sessions.holding import NotDone, Within
+from gateway.app.switching import not_done
+from gateway.sessions.holding import NotClear, NotDone, Within
 from gateway.sessions.meant import Exports, Meant
 from gateway.sessions.pausing import COMMAND_SECONDS
 from gateway.sessions.service import Service
@@ -48,13 +49,13 @@ def trace_of(service: Service) -> Verb:
         try:
             name = exports.single(Meant(export))
             if name is None:
-                raise NotDone(f"{shown(export)} is a pattern, and a trace is of one export")
+                raise NotClear(f"{shown(export)} is a pattern, and a trace is of one export")
             await exports.refuse_if_not_there(name, Within(COMMAND_SECONDS))
             there = [each for each in service.running if each.name == name]
             failed = service.hub.failed
             begun = service.traces.begin(name, there, failed, who=who, payloads=payloads, raw=raw)
         except NotDone as error:
-            return ControlAnswer(False, problems=(str(error),))
+            return not_done(error)
         except NotTraced as error:
             return ControlAnswer(False, problems=(f"{shown(export)}: {error}",))
 

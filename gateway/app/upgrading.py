@@ -199,7 +199,9 @@ class Upgrading:
             or not isinstance(deadline, int | float)
             or not 0 <= deadline <= MOST_DEADLINE_SECONDS
         ):
-            raise Misunderstood('"deadline" is a number of seconds, 0 or more')
+            raise Misunderstood(
+                f'"deadline" is a number of seconds, from 0 to {MOST_DEADLINE_SECONDS:.0f}'
+            )
         return await self._upgrade(path, None if deadline is None else float(deadline))
 
     async def by_signal(self) -> None:
@@ -296,7 +298,7 @@ class Upgrading:
         try:
             return await self._verbs[verb](asked)
         except Misunderstood as error:
-            return ControlAnswer(False, problems=(str(error),))
+            return ControlAnswer(False, problems=(str(error),), misunderstood=True)
 
     def leads(self, exports: Mapping[str, Any]) -> None:
         """See `UpgradeOffice`."""

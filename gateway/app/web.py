@@ -310,9 +310,8 @@ class Web:
             return
         match what:
             case "refused":
-                self._log.warning(
-                    "admin request refused", why=why, client=str(said.get("client", ""))
-                )
+                client, count = str(said.get("client", "")), said.get("count")
+                self._log.warning("admin request refused", why=why, client=client, count=count)
             case "exchanged":
                 self._log.info("admin credentials exchanged", what=why)
             case "kept":

@@ -35,7 +35,7 @@ from gateway.config.admin import Admin, AdminUri
 from gateway.config.connections import PER_CLIENT, Connections
 from gateway.config.data import Vocabulary
 from gateway.config.documents import read
-from gateway.config.exports import Export, NoTicket, Route, Ticket
+from gateway.config.exports import Export, NeverTicket, NoTicket, Route, Ticket
 from gateway.config.fleet import Fleet
 from gateway.config.models import (
     Config,
@@ -63,6 +63,7 @@ __all__ = [
     "Listen",
     "Log",
     "Network",
+    "NeverTicket",
     "NoTicket",
     "Problem",
     "Route",

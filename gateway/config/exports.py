@@ -132,3 +132,7 @@ class NoTicket(Exception):
 
     def __str__(self) -> str:
         return "; ".join(self.problems)
+
+
+class NeverTicket(NoTicket):
+    """The same, whatever there is in the configuration, and beside it: it makes no sense."""

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from gateway.config.base import did_you_mean
 from gateway.config.data import Vocabulary
-from gateway.config.exports import NoTicket, Ticket
+from gateway.config.exports import NeverTicket, Ticket
 from gateway.config.lines import KeyPath
 from gateway.config.models import Config
 from gateway.config.rule_checks import policies
@@ -21,7 +21,7 @@ from gateway.config.words import in_plain_words
 
 def ticket_of(data: Mapping[str, Any], vocabulary: Vocabulary | None = None) -> Ticket:
     """Read a ticket, with the keys of `[[export]]` and its own. Without a vocabulary, options of policies are
-    not looked at. Raises `NoTicket`.
+    not looked at. Raises `NeverTicket`.
     """
     problems: list[str] = []
     ticket: Ticket | None = None
@@ -35,7 +35,7 @@ def ticket_of(data: Mapping[str, Any], vocabulary: Vocabulary | None = None) -> 
         said = {"export": [{key: data[key] for key in ("name", "policies") if key in data}]}
         problems += [_placed(path[2:], words) for path, words in policies(said, vocabulary)]
     if ticket is None or problems:
-        raise NoTicket(*problems)
+        raise NeverTicket(*problems)
     return ticket
 
 

@@ -472,10 +472,12 @@ GATEWAY = Chapter(
             "admin request refused",
             WARNING,
             "Somebody has asked over HTTP with a token that is none, by a name that is not ours, or from a page"
-            " of somebody else's.",
+            " of somebody else's. Once a minute at most about those who wanted to look, and as seldom about"
+            " those who wanted something done.",
             "Find out who it is. A name that should be ours goes into `hosts` of `[admin]`.",
-            why="what was wrong",
-            client="the address, or the process",
+            why="what was wrong, and whether it was asked to look or to have something done",
+            client="the address, or the process, of the last of them",
+            count=_COUNT,
         ),
         _event(
             "admin credentials exchanged",

@@ -49,6 +49,10 @@ class NotHere(NotDone):
     """The same, for nothing of it is known here. Another process of the gateway may have it."""
 
 
+class NotClear(NotDone):
+    """The same, for it is not clear what is meant: a pattern, where a name is asked for."""
+
+
 class Within:
     """The time that a command has, from its beginning to its end."""
 

@@ -21,7 +21,7 @@ import trio
 
 from gateway.config.exports import exact_name
 from gateway.protocol.errors import Refusal
-from gateway.sessions.holding import NotDone, NotHere, Within
+from gateway.sessions.holding import NotClear, NotDone, NotHere, Within
 from gateway.sessions.service import Service
 from gateway.upstream.link import Terms
 from gateway.upstream.listing import LIST_SECONDS, exports_of, visible_exports
@@ -175,7 +175,7 @@ class Exports:
         if not meant.all:
             named = ", ".join(map(shown, chosen[:MOST_NAMED]))
             more = f" and {len(chosen) - MOST_NAMED} more" if len(chosen) > MOST_NAMED else ""
-            raise NotDone(
+            raise NotClear(
                 f"{shown(pattern)} is a pattern, for {named}{more}: name one of them, or say that all are meant"
                 " (--all)"
             )

@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+import trio
+
 from gateway.links.disk import Disk, Key
 from gateway.losses.rule import Untold
 from gateway.plural import plural
@@ -25,6 +27,11 @@ MOST_NAMES = 4
 MOST_DISKS = 200
 """How many disks are shown at a time in names and numbers, so that an answer has less than
 `MAX_ANSWER_BYTES`.
+"""
+
+ASKED_AT_A_TIME = 50
+"""How many sessions, or exports, are asked for their disks before the others have their turn: a quarter of a
+millisecond.
 """
 
 
@@ -49,10 +56,10 @@ def _where(ranges: Iterable[Range]) -> str:
     return f"{plural(size, 'byte')} ({named}{rest})"
 
 
-def losses_shown(service: Service, export: str | None = None) -> dict[str, Any]:
+def losses_shown(service: Service, names: Called, export: str | None = None) -> dict[str, Any]:
     """Give the same of all disks, or of an export's, in names and numbers (docs/status.md has the names)."""
     lost = []
-    for called, disk in lost_disks(service, export):
+    for called, disk in lost_disks(service, names, export):
         untold = disk.losses.untold()
         if untold is not None:
             lost.append(loss_shown(called, untold))
@@ -76,20 +83,21 @@ def loss_shown(called: str, untold: Untold) -> dict[str, Any]:
     }
 
 
-def lost_disks(service: Service, export: str | None = None) -> list[tuple[str, Disk]]:
+def lost_disks(
+    service: Service, names: Called, export: str | None = None
+) -> list[tuple[str, Disk]]:
     """Give the disks that have lost something of which not everybody was told, each with what it is called. Of
     an export: the disks that its sessions are on, and the one that its next client will be on.
     """
-    called = Called(service)
     if export is None:
-        return [(called.of(key), disk) for key, disk in service.disks.untold()]
+        return [(names.of(key), disk) for key, disk in service.disks.untold()]
     route = service.config.route(export)
     location = None if route is None else service.location(export, route)
     if location is not None:
         service.disk_at(location)  # one that is remembered by a hash alone is found by its name
     here = {each.disk for each in service.running if each.name == export}
     return [
-        (called.of(key), disk)
+        (names.of(key), disk)
         for key, disk in service.disks.untold()
         if disk in here or (location is not None and key == (location.server.disks, location.name))
     ]
@@ -97,25 +105,36 @@ def lost_disks(service: Service, export: str | None = None) -> list[tuple[str, D
 
 class Called:
     """What disks are called: the name there and the server, and what our clients call it. All sessions and
-    exports are asked once, however many disks there are.
+    exports are asked once, however many disks there are. Made by `of_all`.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self) -> None:
         self._servers: dict[object, str] = {}
         self._ours: defaultdict[Key, set[str]] = defaultdict(set)
+
+    @classmethod
+    async def of_all(cls, service: Service) -> Called:
+        """Ask them, a few at a time: the others have their turn meanwhile."""
+        found = cls()
         for server in service.led_to:
-            self._servers.setdefault(server.disks, server.name)
-            self._servers.setdefault(disks_at_home(server), f"{server.name}@home")
-        for each in service.running:
+            found._servers.setdefault(server.disks, server.name)
+            found._servers.setdefault(disks_at_home(server), f"{server.name}@home")
+        for number, each in enumerate(list(service.running)):
+            if number % ASKED_AT_A_TIME == 0:
+                await trio.lowlevel.checkpoint()
             location = each.opened.location
-            self._servers.setdefault(location.server.disks, location.server.name)
-            self._ours[location.server.disks, location.name].add(each.name)
-        for export in service.config.exports:
+            found._servers.setdefault(location.server.disks, location.server.name)
+            found._ours[location.server.disks, location.name].add(each.name)
+        for number, export in enumerate(service.config.exports):
+            if number % ASKED_AT_A_TIME == 0:
+                await trio.lowlevel.checkpoint()
             exact = export.exact_name
             route = None if exact is None else service.config.route(exact)
             there = None if exact is None or route is None else service.location(exact, route)
             if exact is not None and there is not None:
-                self._ours[there.server.disks, there.name].add(exact)
+                found._ours[there.server.disks, there.name].add(exact)
+        await trio.lowlevel.checkpoint()
+        return found
 
     def of(self, key: Key) -> str:
         """Say which disk it is."""

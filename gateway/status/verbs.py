@@ -137,8 +137,11 @@ def verbs_of(service: Service, stuck: Stuck, house: House) -> dict[str, Verb]:
 
     async def upstreams(arguments: Mapping[str, Any]) -> ControlAnswer:
         no_arguments(arguments)
-        sessions = Counter(id(each.opened.location.server) for each in service.running)
-        return ControlAnswer(True, data={"upstreams": upstreams_shown(service, sessions)})
+        sessions = Counter[int]()
+        for some in in_slices(list(service.running), SESSIONS_AT_A_TIME):
+            sessions.update(id(each.opened.location.server) for each in some)
+            await trio.lowlevel.checkpoint()
+        return ControlAnswer(True, data={"upstreams": await upstreams_shown(service, sessions)})
 
     async def disconnect(arguments: Mapping[str, Any]) -> ControlAnswer:
         asked = _texts(arguments, ("session", "reason"))
@@ -154,7 +157,7 @@ def verbs_of(service: Service, stuck: Stuck, house: House) -> dict[str, Verb]:
 
     async def drain(arguments: Mapping[str, Any]) -> ControlAnswer:
         others = {key: value for key, value in arguments.items() if key != "deadline"}
-        asked, seconds = _texts(others, ("listener",), ("end",)), _deadline(arguments)
+        asked, seconds = _texts(others, ("listener",), ("end",)), deadline_in(arguments)
         if not asked.get("end"):
             return _drained(house.drain(asked.get("listener"), seconds), asked.get("listener"))
         if "listener" in asked:
@@ -207,7 +210,7 @@ def verbs_of(service: Service, stuck: Stuck, house: House) -> dict[str, Verb]:
     }
 
 
-def _deadline(arguments: Mapping[str, Any]) -> float | None:
+def deadline_in(arguments: Mapping[str, Any]) -> float | None:
     """Give the seconds of a deadline, if there is one. Raises `Misunderstood`."""
     seconds = arguments.get("deadline")
     if seconds is None:

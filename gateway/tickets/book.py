@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from gateway.access.named import POLICIES_ALONE
-from gateway.config import Config, NoTicket, Ticket
+from gateway.config import Config, NeverTicket, NoTicket, Ticket
 from gateway.config.tickets import ticket_of
 from gateway.tickets.clock import OF_THE_MACHINE, Clock
 from gateway.tickets.following import Following
@@ -144,7 +144,7 @@ class Book:
                 raise NoTicket(*wrong)
             now = self._clock.wall()
             if until is not None and until <= now:
-                raise NoTicket(f"{text_of(until)} is over already; it is {text_of(now)} here")
+                raise NeverTicket(f"{text_of(until)} is over already; it is {text_of(now)} here")
             assert self._store is not None
             kept = IssuedTicket(
                 *(ticket, said, self._clock, now, until),
@@ -171,7 +171,7 @@ class Book:
             kept = self._there(name)
             now = self._clock.wall()
             if until is not None and until <= now:
-                raise NoTicket(f"{text_of(until)} is over already; it is {text_of(now)} here")
+                raise NeverTicket(f"{text_of(until)} is over already; it is {text_of(now)} here")
             before, kept.until = kept.until, until
             content = kept.on_disk()
             kept.until = before  # it is over as before, until the new time is on the disk

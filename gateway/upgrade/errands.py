@@ -82,7 +82,12 @@ class Errands:
             done, problems = (tuple(map(str, message[each])) for each in ("done", "problems"))
             undo = partial(self._undo_later, number) if message["ok"] else None
             sent.answer = ControlAnswer(
-                message["ok"], done, problems, undo=undo, not_here=not message["here"]
+                message["ok"],
+                done,
+                problems,
+                undo=undo,
+                not_here=not message["here"],
+                misunderstood=message.said.get("misunderstood") is True,  # older ones do not say it
             )
             sent.over.set()
 
@@ -111,8 +116,8 @@ class Errands:
             if len(self._done) > MOST_TO_UNDO:
                 self._done.popitem(last=False)
         said = {"ok": answer.ok, "done": [*answer.done], "problems": [*answer.problems]}
-        here = not answer.not_here
-        self._say(ChannelMessage("answer", {"number": number, **said, "here": here}))
+        said |= {"here": not answer.not_here, "misunderstood": answer.misunderstood}
+        self._say(ChannelMessage("answer", {"number": number, **said}))
 
     async def undo(self, number: int) -> None:
         """Whoever has asked for something has gone."""

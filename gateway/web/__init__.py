@@ -15,6 +15,7 @@ doors.py       who comes, and what that lets them do; hosts and origins; pure
 tokens.py      the file of tokens
 needs.py       what the child will need and is not there
 guard.py       each request is held to that, before anybody reads it
+refusals.py    who is refused, told to the log at once, and then seldom
 gateway.py     what is asked of the gateway: no more at a time than it bears, and once for all who ask the same
 metrics.py     the counts as Prometheus has them: one table
 exposition.py  how they are written for it

@@ -34,7 +34,7 @@ from gateway.admin.control import MAX_REQUEST_BYTES, ControlAnswer
 from gateway.web.doors import Role
 from gateway.web.exposition import CONTENT_TYPE, Exposition
 from gateway.web.gateway import Busy, Gateway, NotHeard, data_of
-from gateway.web.guard import objection_to, problem, visitor_of
+from gateway.web.guard import HEALTH, objection_to, problem, visitor_of
 from gateway.web.health import why_not_ready
 from gateway.web.metrics import METRICS, collected
 from gateway.web.openapi import document
@@ -70,8 +70,10 @@ def application(gateway: Gateway, watch: Lookout) -> Starlette:
             Route(f"/static/{each.name}", made.file(each.name), methods=["GET"])
             for each in sorted(STATIC.iterdir())
         ),
-        Route("/livez", made.livez, methods=["GET"]),
-        Route("/readyz", made.readyz, methods=["GET"]),
+        *(
+            Route(path, answers, methods=["GET"])
+            for path, answers in zip(HEALTH, (made.livez, made.readyz), strict=True)
+        ),
         Route("/metrics", looking(made.metrics), methods=["GET"]),
         Route(f"{API}/me", looking(made.me), methods=["GET"]),
         Route(f"{API}/history", looking(made.history), methods=["GET"]),
@@ -85,7 +87,7 @@ def application(gateway: Gateway, watch: Lookout) -> Starlette:
     for do in DOES:
         handler = partial(made.trace if do.goes_on else made.do, do)
         routes.append(Route(f"{API}/{do.called}", handler, methods=["POST"]))
-    return Starlette(
+    app = Starlette(
         routes=routes,
         exception_handlers={
             HTTPException: _not_found,  # type: ignore[dict-item] # it is called with nothing else
@@ -96,10 +98,15 @@ def application(gateway: Gateway, watch: Lookout) -> Starlette:
             NotBegun: _not_begun,  # type: ignore[dict-item] # the same
         },
     )
+    app.router.redirect_slashes = False  # a path is what the document says, and nobody is led to it
+    return app
 
 
 async def _not_found(_request: Request, error: HTTPException) -> Response:
-    why = {404: "there is nothing here", 405: "expected another method"}
+    why = {
+        404: f"there is nothing here; {API}/openapi.json says what there is",
+        405: "expected another method",
+    }
     return problem(error.status_code, why.get(error.status_code, error.detail))
 
 
@@ -279,9 +286,11 @@ async def _in_turns(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
 
 
 def _answered(answer: ControlAnswer) -> Response:
+    """Give an answer of the gateway's. Which arguments make no sense is decided there, for all who ask."""
     said = {"ok": answer.ok, "done": answer.done, "problems": answer.problems}
     said |= {} if answer.data is None else {"data": answer.data}
-    return JSONResponse(said, 200 if answer.ok else 409)
+    status = 200 if answer.ok else 400 if answer.misunderstood else 409
+    return JSONResponse(said, status)
 
 
 async def _arguments(request: Request, arguments: tuple[Argument, ...]) -> dict[str, Any]:

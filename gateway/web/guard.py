@@ -5,7 +5,7 @@ to treat each answer.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Collection, MutableMapping
+from collections.abc import Callable, Collection, Mapping, MutableMapping
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -21,12 +21,19 @@ from gateway.web.doors import (
     is_ours,
     visitor_without_token,
 )
+from gateway.web.refusals import Refusals, Wrong
+from gateway.web.serving import MOST_AT_WORK
 from gateway.web.tokens import Tokens
 from gateway.wire.limits import MAX_STRING_BYTES
 
 MOST_QUERY_CHARACTERS = 3 * MAX_STRING_BYTES + 512
 """The longest target: a name of 4,096 bytes, each of them escaped (RFC 3986, 2.1), and a few words more. The
 head of a request has room for it."""
+
+HEALTH = ("/livez", "/readyz")
+"""What is answered however many others are being answered: one such question a connection, so that their places
+come and go.
+"""
 
 BROWSERS = {
     # Whatever a name of strangers' turns out to be, nothing of it is run, and nothing is fetched.
@@ -48,7 +55,7 @@ def names_of_this_machine() -> frozenset[str]:
 
 class Guard:
     """Stands before an application. `tokens` gives those that are in force, None if there is no file of them;
-    `refused` is told why somebody was turned away, and who that was.
+    who is turned away is among the `refusals`.
     """
 
     def __init__(
@@ -56,12 +63,12 @@ class Guard:
         app: ASGIApp,
         hosts: Collection[str],
         tokens: Callable[[], Tokens | None],
-        refused: Callable[[str, Caller], None],
+        refusals: Refusals,
     ) -> None:
         self._app = app
         self._hosts = frozenset(hosts)
         self._tokens = tokens
-        self._refused = refused
+        self._refusals = refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or have it answered."""
@@ -79,7 +86,7 @@ class Guard:
 
         answer = self._objection(scope, headers, caller)
         if answer is None:
-            visitor = self._visitor(headers, caller)
+            visitor = self._visitor(headers, caller, does=scope["method"] == "POST")
             if visitor is None:
                 answer = problem(401, "there is no such token")
             else:
@@ -90,10 +97,13 @@ class Guard:
         self, scope: MutableMapping[str, Any], headers: Headers, caller: Caller
     ) -> Response | None:
         """Say why a request is not even looked at."""
-        hosts = headers.getlist("host")
+        if scope["path"] not in HEALTH and not scope["state"]["may_work"]():
+            why = f"{MOST_AT_WORK} others are being answered, come again"
+            return problem(503, why, {"connection": "close"})
+        hosts, does = headers.getlist("host"), scope["method"] == "POST"
         if len(hosts) != 1 or not is_ours(hosts[0], self._hosts):
             said = ", ".join(hosts)[:80]
-            self._refused(f"a Host that is not ours: {said}", caller)
+            self._refusals.add(Wrong.HOST, caller, does=does, shown=said)
             return problem(
                 421, f"{said or 'nobody'} is no name of this gateway; hosts of [admin] has more"
             )
@@ -102,12 +112,13 @@ class Guard:
         if len(scope["raw_path"]) + len(scope["query_string"]) > MOST_QUERY_CHARACTERS:
             return problem(414, f"expected no more than {MOST_QUERY_CHARACTERS} characters")
         origin, site = headers.get("origin"), headers.get("sec-fetch-site")
-        if scope["method"] == "POST" and comes_from_elsewhere(hosts[0], origin, site):
-            self._refused(f"a page of somebody else's: {(origin or site or '')[:80]}", caller)
+        if does and comes_from_elsewhere(hosts[0], origin, site):
+            shown = (origin or site or "")[:80]
+            self._refusals.add(Wrong.PAGE, caller, does=does, shown=shown)
             return problem(403, "a page from elsewhere may not ask this")
         return None
 
-    def _visitor(self, headers: Headers, caller: Caller) -> Visitor | None:
+    def _visitor(self, headers: Headers, caller: Caller, *, does: bool) -> Visitor | None:
         """Say who asks; None: somebody with a token that is none of ours."""
         tokens = self._tokens()
         without = visitor_without_token(caller, has_tokens=tokens is not None)
@@ -119,7 +130,7 @@ class Guard:
         if scheme.lower() == "bearer" and tokens is not None:
             found = tokens.find(shown.strip())
         if found is None:
-            self._refused("a token that is none", caller)
+            self._refusals.add(Wrong.TOKEN, caller, does=does)
             return None
         role = max(filter(None, (found.role, without.role)), key=list(Role).index)
         if caller.kind != "unix":
@@ -131,14 +142,16 @@ def _add(message: Message, path: str) -> None:
     headers = MutableHeaders(raw=message["headers"])
     for name, value in BROWSERS.items():
         headers[name] = value
+    if path in HEALTH:
+        headers["connection"] = "close"
     if "cache-control" not in headers:
         headers["cache-control"] = "no-store"
 
 
-def problem(status: int, why: str) -> Response:
+def problem(status: int, why: str, headers: Mapping[str, str] = {}) -> Response:
     """Give an answer that says what is wrong."""
-    headers = {"www-authenticate": "Bearer"} if status == 401 else {}
-    return JSONResponse({"ok": False, "problems": [why]}, status, headers)
+    asks = {"www-authenticate": "Bearer"} if status == 401 else {}
+    return JSONResponse({"ok": False, "problems": [why]}, status, {**asks, **headers})
 
 
 def visitor_of(request: Request) -> Visitor:

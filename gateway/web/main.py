@@ -23,9 +23,9 @@ from gateway.tls.credentials import ServerCredentials, TlsSession, server_creden
 from gateway.tls.errors import CredentialsError
 from gateway.tls.rotation import LOOK_AT_FILES_SECONDS, Rotating
 from gateway.web.app import application
-from gateway.web.doors import Caller
 from gateway.web.gateway import Gateway
 from gateway.web.guard import Guard, names_of_this_machine
+from gateway.web.refusals import Refusals
 from gateway.web.serving import HttpConnections
 from gateway.web.settings import Settings, settings_in
 from gateway.web.tokens import Tokens, load_tokens
@@ -37,9 +37,6 @@ they have: who asks whether the gateway lives is answered in time still, on a ma
 
 LEAVE_SECONDS = 1.0
 """How long answers may take that are being given when the gateway ends, or has other settings."""
-
-SAID_A_SECOND = 5
-"""Lines to the log about who was refused: whoever asks may do so by the thousand."""
 
 
 def main() -> None:
@@ -64,7 +61,9 @@ def stand_back() -> None:
 
 async def serve(settings: Settings) -> None:
     """Serve until standard input ends."""
-    says = Says()
+    refusals = Refusals(
+        lambda why, client, count: say("refused", why=why, client=client, count=count)
+    )
     gateway = Gateway(settings.control)
     watch = Lookout(gateway)
     tokens = _tokens(settings)
@@ -72,13 +71,13 @@ async def serve(settings: Settings) -> None:
         application(gateway, watch),
         names_of_this_machine() | {*settings.hosts},
         lambda: None if tokens is None else tokens.current,
-        says.refused,
+        refusals,
     )
     credentials = _credentials(settings)
     choose = None if credentials is None else _chooser(credentials)
     connections = HttpConnections(
         ASGIWrapper(app),  # type: ignore[arg-type] # it says less
-        lambda why: says.say("failed", why=why),
+        lambda why: say("failed", why=why),
         choose,
     )
     async with trio.open_nursery() as clients:
@@ -86,9 +85,10 @@ async def serve(settings: Settings) -> None:
             for door in settings.doors:
                 beside.start_soon(connections.serve, door, clients)
             beside.start_soon(watch.run)
+            beside.start_soon(refusals.run)
             for files in (tokens, credentials):
                 if files is not None:
-                    beside.start_soon(_exchange, files, says)
+                    beside.start_soon(_exchange, files)
             await _gateway_ended()
             beside.cancel_scope.cancel()
         with trio.move_on_after(LEAVE_SECONDS):
@@ -103,25 +103,10 @@ async def _gateway_ended() -> None:
             pass
 
 
-class Says:
-    """Says to the gateway's log what happens here."""
-
-    def __init__(self) -> None:
-        self._second = 0.0
-        self._count = 0
-
-    def refused(self, why: str, caller: Caller) -> None:
-        """Say who was turned away."""
-        second = trio.current_time() // 1
-        self._count = self._count + 1 if second == self._second else 1
-        self._second = second
-        if self._count <= SAID_A_SECOND:
-            self.say("refused", why=why, client=caller.where)
-
-    def say(self, what: str, **more: str) -> None:
-        """Say something."""
-        with suppress(OSError):  # the gateway has gone
-            os.write(1, json.dumps({"what": what, **more}).encode() + b"\n")
+def say(what: str, **more: str | int) -> None:
+    """Say something to the gateway's log."""
+    with suppress(OSError):  # the gateway has gone
+        os.write(1, json.dumps({"what": what, **more}).encode() + b"\n")
 
 
 def _tokens(settings: Settings) -> Rotating[Tokens] | None:
@@ -150,13 +135,13 @@ def _chooser(
     return choose
 
 
-async def _exchange(files: Rotating[Any], says: Says) -> None:
+async def _exchange(files: Rotating[Any]) -> None:
     """Take up files that have changed, until cancelled; those that are wrong change nothing."""
     while True:
         await trio.sleep(LOOK_AT_FILES_SECONDS)
         if files.changed():
             try:
                 if changes := files.reload():
-                    says.say("exchanged", why=", ".join(changes))
+                    say("exchanged", why=", ".join(changes))
             except CredentialsError as error:
-                says.say("kept", why=str(error))
+                say("kept", why=str(error))

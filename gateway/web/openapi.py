@@ -352,10 +352,10 @@ def _responses(schema: Schema | None) -> dict[str, Any]:
     found: dict[str, Any] = {
         status: {"description": why, "content": problem}
         for status, why in (
-            ("400", "An argument makes no sense."),
+            ("400", "An argument makes no sense: of the wrong type, out of its range, or none."),
             ("401", "It needs a token, or there is no such one."),
             ("403", "This token may look alone, or a page from elsewhere asks."),
-            ("409", "It could not be done; the problems say why."),
+            ("409", "It makes sense, and could not be done now; the problems say why."),
             ("503", "The gateway does not answer, or is not ready, or too many ask."),
         )
     }

@@ -7,8 +7,12 @@ where each has its bound:
 
 - a connection without a request ends after `IDLE_SECONDS`, however its bytes trickle in;
 - a client that takes nothing of an answer for `SEND_SECONDS` is cut;
-- there are no more than `MOST_CONNECTIONS`. Another one has the place of who has been idle for longest: so
-  those who only hold connections open keep nobody out. If all are at work, it is turned away;
+- there are no more than `MOST_CONNECTIONS`. Another one has the place of who has been quiet for longest, who
+  neither asks nor takes anything of an answer: so those who only hold connections open keep nobody out;
+- of these, no more than `MOST_AT_WORK` are at work. Another one that asks has the place of who has taken
+  nothing of an answer for longest; if all take theirs, or wait for the gateway, it is told to come again, and
+  ends. In the places that are left it is asked whether the gateway lives and is ready, one question each
+  (`gateway.web.guard`): so whatever all others do, these come and go;
 - what goes wrong in one connection ends that one, and no other.
 """
 
@@ -16,7 +20,7 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -43,12 +47,20 @@ MOST_CONNECTIONS = 250
 costs some 100 KiB.
 """
 
+MOST_AT_WORK = 200
+"""At a time, but for questions about health: what all those browsers and scrapers need. Fifty places are left
+for probes: an orchestrator that gets no answer ends the gateway.
+"""
+
 IDLE_SECONDS = 10.0
 """How long a connection may have no request that is whole, from its beginning or the last answer on: a browser
 opens another when it needs one."""
 
 SEND_SECONDS = 10.0
-"""How long nothing may be taken of an answer."""
+"""How long a client may take for so much of an answer as is sent at a time, if nobody else wants its place."""
+
+QUIET_SECONDS = 1.0
+"""How long nothing may be taken of it, if somebody does."""
 
 HANDSHAKE_SECONDS = 5.0
 """How long TLS may take to begin."""
@@ -143,10 +155,10 @@ class HttpConnections:
             await take_clients(listening, take, lambda _errno: None)
 
     async def _serve(self, door: Door, stream: trio.SocketStream) -> None:
-        if len(self._there) >= MOST_CONNECTIONS and not self._give_up_the_idlest():
+        if len(self._there) >= MOST_CONNECTIONS and not _give_up_the_quietest(self._there):
             await trio.aclose_forcefully(stream)
             return
-        connection = HttpConnection(self._app, self._config, self._context)
+        connection = HttpConnection(self._app, self._config, self._context, self._has_room)
         self._there[connection] = None
         try:
             await connection.run(door, stream, self._choose)
@@ -156,13 +168,21 @@ class HttpConnections:
         finally:
             del self._there[connection]
 
-    def _give_up_the_idlest(self) -> bool:
-        """End who has had no request for longest; False: all have one."""
-        idlest = min(self._there, key=lambda each: each.idle_since)
-        if idlest.idle_since == math.inf:
-            return False
-        idlest.cut()
-        return True
+    def _has_room(self) -> bool:
+        """Say whether one more may be at work; who takes nothing of an answer has to go for it."""
+        at_work = [each for each in self._there if each.works]
+        return len(at_work) < MOST_AT_WORK or _give_up_the_quietest(at_work)
+
+
+def _give_up_the_quietest(connections: Iterable[HttpConnection]) -> bool:
+    """End who has neither asked nor taken anything for longest; False: all have a request, and take what they
+    are sent.
+    """
+    quietest = min(connections, key=lambda each: each.quiet_since)
+    if quietest.quiet_since == math.inf:
+        return False
+    quietest.cut()
+    return True
 
 
 def _each_of(errors: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
@@ -177,20 +197,43 @@ def _each_of(errors: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
 class HttpConnection:
     """One connection, from its first byte to its last."""
 
-    def __init__(self, app: AppWrapper, config: Config, context: WorkerContext) -> None:
+    def __init__(
+        self,
+        app: AppWrapper,
+        config: Config,
+        context: WorkerContext,
+        has_room: Callable[[], bool],
+    ) -> None:
         self._app = app
         self._config = config
         self._context = context
+        self._has_room = has_room
         self._scope = trio.CancelScope()
         self._idle = trio.CancelScope()
         self._sending = trio.Lock()
         self.idle_since = trio.current_time()
         """Since when it has no request; infinite: it has one."""
+        self._sending_since = math.inf
+        """Since when nothing is taken of what is being sent; infinite: nothing is."""
+        self.works = False
+        """It is one of those that there are so many of (`MOST_AT_WORK`)."""
+
+    @property
+    def quiet_since(self) -> float:
+        """Since when its client has neither asked nor taken anything; infinite: it waits for us."""
+        is_slow = trio.current_time() - self._sending_since >= QUIET_SECONDS
+        return self._sending_since if is_slow else self.idle_since
 
     def cut(self) -> None:
         """End it now."""
-        self.idle_since = math.inf  # it is given up once
+        self.idle_since = self._sending_since = math.inf  # it is given up once
+        self.works = False
         self._scope.cancel()
+
+    def may_work(self) -> bool:
+        """Say whether a request may be answered that is not about health."""
+        self.works = self.works or self._has_room()
+        return self.works
 
     async def run(
         self,
@@ -225,7 +268,7 @@ class HttpConnection:
                 self._config,
                 self._context,
                 tasks,
-                ConnectionState(LifespanState({"caller": caller})),
+                ConnectionState(LifespanState({"caller": caller, "may_work": self.may_work})),
                 secure,
                 (caller.where, 0),
                 None,
@@ -266,15 +309,19 @@ class HttpConnection:
                     await self._stream.send_eof()
         elif isinstance(event, Updated):
             self.idle_since = trio.current_time() if event.idle else math.inf
+            self.works = self.works and not event.idle
             self._idle.deadline = self.idle_since + IDLE_SECONDS
 
     async def _send_data(self, data: bytes) -> None:
         try:
             for start in range(0, len(data), SEND_BYTES):
+                self._sending_since = trio.current_time()
                 with trio.fail_after(SEND_SECONDS):
                     await self._stream.send_all(data[start : start + SEND_BYTES])
         except (*_GONE, trio.TooSlowError):
             self._scope.cancel()
+        finally:
+            self._sending_since = math.inf
 
 
 def caller_at(door: Door, transport: trio.SocketStream, certified: str | None) -> Caller:

@@ -7,7 +7,7 @@ A worker that is not there, or says nothing, keeps nobody waiting for what the o
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import trio
@@ -127,7 +127,9 @@ class Inquiries:
         arguments: Mapping[str, Any],
         ask: Callable[[Worker, str, Mapping[str, Any]], Awaitable[ControlAnswer]] | None = None,
     ) -> list[WorkersAnswer]:
-        """Ask several at once, by `ask` or without a bound; one that is not there has a problem."""
+        """Ask several at once, by `ask` or without a bound; one that is not there has a problem. Raises
+        `Misunderstood`.
+        """
         found: dict[int, ControlAnswer] = {}
         ask = self.ask if ask is None else ask
 
@@ -142,12 +144,15 @@ class Inquiries:
         async with trio.open_nursery() as nursery:
             for worker in workers:
                 nursery.start_soon(one, worker)
+        refuse_if_misunderstood(found.values())
         return [(worker, found[worker.number]) for worker in workers]
 
     async def all(
         self, verb: str, arguments: Mapping[str, Any]
     ) -> tuple[list[tuple[int, Mapping[str, Any]]], tuple[str, ...]]:
-        """Ask all a question: give the data of those that answer, and what was in the way of the others."""
+        """Ask all a question: give the data of those that answer, and what was in the way of the others. Raises
+        `Misunderstood`.
+        """
         asked = await self.each(self._crew.workers, verb, arguments, self.question)
         data = [(worker.number, each.data) for worker, each in asked if each.data is not None]
         problems = [(worker.number, each.problems) for worker, each in asked if each.data is None]
@@ -167,6 +172,15 @@ class Inquiries:
         settings = config.upstream[route.upstream]
         home = home_of(table, settings, route.upstream_name, len(self._crew.workers))
         return self._crew.workers if home is None else [self._crew.workers[home]]
+
+
+def refuse_if_misunderstood(answers: Iterable[ControlAnswer]) -> None:
+    """Say of the whole what one says: it was asked as all were, so none of them has done anything. Raises
+    `Misunderstood`.
+    """
+    for each in answers:
+        if each.misunderstood:
+            raise Misunderstood("; ".join(each.problems))
 
 
 def _silent(worker: Worker) -> NotThere:

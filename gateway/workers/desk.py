@@ -18,7 +18,7 @@ import trio
 
 from gateway.admin.control import ControlAnswer, Misunderstood, Verb, no_arguments
 from gateway.status.pages import AnswerPage
-from gateway.status.verbs import place_of
+from gateway.status.verbs import deadline_in, place_of
 from gateway.status.waits import iso_time
 from gateway.wire.limits import KIB
 from gateway.workers import merged
@@ -205,11 +205,9 @@ class Desk:
 
     def _ended(self, arguments: Mapping[str, Any]) -> ControlAnswer:
         """End all; the gateway ends with them."""
-        seconds = arguments.get("deadline")
-        number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-        if arguments.keys() - {"end", "deadline"} or not (seconds is None or number):
-            raise Misunderstood('"end" goes with "deadline", a number of seconds, and nothing else')
-        if not self._end(seconds):
+        if arguments.keys() - {"end", "deadline"}:
+            raise Misunderstood('"end" goes with "deadline", and nothing else')
+        if not self._end(deadline_in(arguments)):
             return ControlAnswer(False, problems=("all sessions have been told to end",))
         return ControlAnswer(True, ("no more clients are taken, in any worker",))
 

@@ -18,7 +18,7 @@ import trio
 from gateway.admin.control import ControlAnswer, Verb
 from gateway.sessions.pausing import LASTS_SECONDS
 from gateway.workers import merged
-from gateway.workers.asking import Inquiries, NotThere
+from gateway.workers.asking import Inquiries, NotThere, refuse_if_misunderstood
 from gateway.workers.crew import Crew
 from gateway.workers.worker import Worker
 
@@ -133,6 +133,7 @@ class Orders:
         problems = merged.lines([(w.number, each.problems) for w, each, _s in asked if not each.ok])
         if problem or problems:
             await self._unpause(asked, said)
+            refuse_if_misunderstood(answer for _worker, answer, _stream in asked)
             return ControlAnswer(False, problems=(*problems, *([problem] if problem else [])))
         done = merged.lines([(w.number, each.done) for w, each, _stream in asked])
         streams = [stream for _worker, _answer, stream in asked]

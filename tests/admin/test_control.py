@@ -119,6 +119,7 @@ async def test_what_is_no_request(workdir: Path, name: str) -> None:
         answer = await answer_to(workdir / "c", data, end=True)
         assert answer["ok"] is False
         assert words in answer["problems"][0]
+        assert answer["misunderstood"] is True
         assert done == []
         assert (await ask(workdir / "c", "reload")).ok
 

@@ -654,7 +654,7 @@ async def test_a_server_whose_certificate_is_wrong_is_warned_of(
                     await client.refused()
                 else:
                     assert not await client.rest()
-            [shown] = upstreams_shown(gateway.service, {})
+            [shown] = await upstreams_shown(gateway.service, {})
     assert server.connections == 0
     assert shown["state"] == "down"
     assert "its certificate is not accepted" in shown["why"]

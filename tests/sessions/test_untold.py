@@ -51,6 +51,7 @@ async def test_a_disk_has_few_of_the_names_that_its_clients_have_for_it() -> Non
             await trio.lowlevel.checkpoint()
         [main] = service.led_to
         known_as = "export 'vm-0', 'vm-1', 'vm-2', 'vm-3' and 3 more"
-        assert Called(service).of((main.disks, "")) == f"'' of upstream main, {known_as}"
+        names = await Called.of_all(service)
+        assert names.of((main.disks, "")) == f"'' of upstream main, {known_as}"
         for client in clients:
             await client.stream.aclose()

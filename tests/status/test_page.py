@@ -45,7 +45,7 @@ def shown() -> dict[str, dict[str, object]]:
                 "status": await gateway_shown(service, stuck, began=0, listeners=[], terms=[]),
                 "session": session_shown(service, stuck, running),
                 "export": (await exports_shown(service, None))[0][0],
-                "upstream": upstreams_shown(service, {})[0],
+                "upstream": (await upstreams_shown(service, {}))[0],
                 "loss": loss_shown("disk", Untold(("why",), [(0, 512)], 1, nobody=True)),
                 "totals": Totals().as_said(),
                 "times": said_of(Seconds()),

@@ -18,18 +18,20 @@ import pytest
 import trio
 
 from gateway.admin.control import ControlAnswer, _line_of
+from gateway.app import switching
 from gateway.app.overview import Overview
+from gateway.sessions.pausing import Pauses
 from gateway.status.stuck import Stuck
 from gateway.status.telling import tell_counts
 from gateway.status.verbs import verbs_of
 from tests.app.houses import LISTEN, House, house
 
-MOST_CALLS = 4000
+MOST_CALLS = 3000
 MOST_JSON = 40_000
 """Bytes that become JSON at a time: a third of a millisecond."""
 
 EXPORTS = 1000
-SESSIONS = 300
+SESSIONS = 1000
 
 CONFIG = (
     LISTEN
@@ -109,7 +111,10 @@ async def test_no_step_is_long_with_a_thousand_exports(
         overview = Overview(there.now, {}, there.service, None, None)  # type: ignore[arg-type] # see below
         overview.listeners_shown = list  # type: ignore[method-assign] # there is one
         overview.sessions_end_in_seconds = lambda: None  # type: ignore[method-assign]
-        verbs = verbs_of(there.service, stuck, overview)
+        verbs = {
+            **verbs_of(there.service, stuck, overview),
+            **switching.verbs_of(there.service, Pauses(there.service, there.nursery), lambda: None),
+        }
         await verbs["status"]({})  # what is looked up for the first time stays
 
         sent: list[bytes] = []
@@ -118,7 +123,7 @@ async def test_no_step_is_long_with_a_thousand_exports(
             sent.append(line)
             await trio.lowlevel.checkpoint()
 
-        for verb in ("status", "sessions", "exports", "upstreams", "counts", "look"):
+        for verb in ("status", "sessions", "exports", "upstreams", "losses", "counts", "look"):
             answer: ControlAnswer | None = None
             await trio.lowlevel.checkpoint()
             with counted(monkeypatch) as steps:

@@ -45,7 +45,7 @@ async def test_sessions_may_be_on_a_connection_of_another(tmp_path: Path) -> Non
             await there.session("a")
             await there.session("b")
             sessions = Counter(id(each.opened.location.server) for each in there.service.running)
-            shown = upstreams_shown(there.service, sessions)
+            shown = await upstreams_shown(there.service, sessions)
         servers.cancel_scope.cancel()
     found = [(each["state"], each["sessions"], each["connections"]) for each in shown]
     assert found == [("up", 1, 1), ("up", 1, 0), ("unknown", 0, 0)]

@@ -202,6 +202,9 @@ async def test_what_cannot_be_paused_there_is_paused_nowhere(
             assert "(process " in why
             assert not older.paused
             assert not newer.paused
+            assert not (await made.ask("pause", export="x", within=1)).misunderstood
+            for nonsense in ({"export": "*"}, {"export": "x", "within": -1}):
+                assert (await made.ask("pause", **nonsense)).misunderstood
             why = await not_done(made, "pause", export="none")
             assert "there is no export 'none'" in why
 

@@ -263,7 +263,7 @@ async def test_a_client_that_lives_on_is_connected_anew(
                 await client.go()
                 await trio.testing.wait_all_tasks_blocked()
                 own, ahead = far.live
-                [shown] = upstreams_shown(gateway.service, {})
+                [shown] = await upstreams_shown(gateway.service, {})
                 assert (shown["connections"], shown["ready"]) == (1, 1)
                 far.live[own].cancel()
                 assert await client.read(0, 512) == bytes(512)

@@ -97,12 +97,14 @@ class Running:
     nbd: str
     port: int
     said: list[str]
+    address: str = "127.0.0.1"
+    """Where HTTP is spoken."""
 
     async def connect(self, *, unix: bool = False) -> trio.SocketStream:
         """Connect to where HTTP is spoken."""
         if unix:
             return await trio.open_unix_socket(str(self.directory / "admin"))
-        return await trio.open_tcp_stream("127.0.0.1", self.port)
+        return await trio.open_tcp_stream(self.address, self.port)
 
     async def ask(
         self,

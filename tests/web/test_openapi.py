@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from gateway.web.openapi import SHOWN, document
 from gateway.web.verbs import DOES, LOOKS
 from gateway.web.watch import Lookout
 from tests.web.pages import CONFIG, FULL, LOOK, Running, running
+from tests.web.senseless import NO_SENSE, NOT_SO_NOW, out_of_their_ranges_are_400
 
 DOCUMENT = document()
 TOP = Path(__file__).parents[2]
@@ -81,6 +83,25 @@ def test_it_has_each_path_that_is_answered() -> None:
     }
     assert answered - said == {("/", "GET"), (f"{API}/openapi.json", "GET")}
     assert not said - answered
+
+
+@pytest.mark.parametrize("path", [f"{each}/" for each in DOCUMENT["paths"]] + ["/static/", "//"])
+async def test_nobody_is_led_from_one_path_to_another(path: str) -> None:
+    gateway = Gateway("")
+    said: list[Any] = []
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}
+    await application(gateway, Lookout(gateway))(scope, receive, send)
+    assert [said[0]["status"], *json.loads(said[1]["body"])["problems"]] == [
+        404,
+        "there is nothing here; /api/v1/openapi.json says what there is",
+    ]
 
 
 @pytest.mark.parametrize("part", OF_THE_PAGE)
@@ -146,6 +167,23 @@ async def test_answers_are_as_it_says(workdir: Path) -> None:
             answer = await asked
             assert answer.status == status
             assert not wrong(answer.said, schema_of("/api/v1/enable", "post", str(status)))
+
+
+@pytest.mark.real
+async def test_what_makes_no_sense_is_400_and_what_is_not_so_now_is_409(workdir: Path) -> None:
+    """The gateway decides it, for the verbs of the command line, too."""
+    async with running(workdir) as gateway:
+        await out_of_their_ranges_are_400(gateway)
+        for status, verb, said in (
+            *NO_SENSE,
+            *NOT_SO_NOW,
+            (400, "exports", {"upstream": "main", "tls": "perhaps"}),
+            (400, "exports", {"upstream": "main", "until": "2001-01-01T00:00:00Z"}),
+            (400, "exports", {"upstream": "main", "for": 60, "until": "2101-01-01T00:00:00Z"}),
+            (409, "exports", {"upstream": "nowhere"}),
+        ):
+            answer = await gateway.do(verb, **said)
+            assert answer.status == status, (verb, said, answer.body)
 
 
 async def use(gateway: Running) -> None:

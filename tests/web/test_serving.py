@@ -15,7 +15,9 @@ from hypercorn.protocol.h11 import H11Protocol
 from trio.testing import MockClock
 
 import gateway.web.serving as serving
-from gateway.web.serving import IDLE_SECONDS, SEND_SECONDS, HttpConnections
+from gateway.web.guard import HEALTH, Guard
+from gateway.web.refusals import Refusals
+from gateway.web.serving import IDLE_SECONDS, QUIET_SECONDS, SEND_SECONDS, HttpConnections
 from gateway.web.settings import Door
 from tests.web.pages import Answer, answer_in
 
@@ -66,14 +68,16 @@ class House:
 
 
 @asynccontextmanager
-async def house(workdir: Path) -> AsyncIterator[House]:
+async def house(workdir: Path, *, guarded: bool = False) -> AsyncIterator[House]:
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(workdir / "s"))
     listening.listen(1000)
     listening.setblocking(False)
     served = Served()
     failed: list[str] = []
-    connections = HttpConnections(ASGIWrapper(served), failed.append)
+    guard = Guard(served, ["h"], lambda: None, Refusals(lambda *_line: None))
+    app: Any = guard if guarded else served
+    connections = HttpConnections(ASGIWrapper(app), failed.append)
     async with trio.open_nursery() as nursery:
         door = Door(listening.detach(), "unix", False)
         nursery.start_soon(connections.serve, door, nursery)
@@ -238,4 +242,77 @@ async def test_the_idlest_has_to_go_and_nobody_who_is_at_work(
         with pytest.raises(trio.BrokenResourceError):  # all are at work
             await one.ask()
         for stream in (at_work, *idle, another):
+            await stream.aclose()
+
+
+async def asking(one: House, path: bytes, most: int) -> list[trio.SocketStream]:
+    """Have so many ask for something, and read nothing, one after the other."""
+    there = []
+    for number in range(most):
+        there.append(await one.connect())
+        await there[-1].send_all(GET.replace(b"/x", path))
+        while len(one.served.callers) <= number:
+            await trio.sleep(0.001)
+    return there
+
+
+async def test_who_takes_nothing_of_an_answer_gives_way_to_who_comes(
+    workdir: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "MOST_CONNECTIONS", 3)
+    async with house(workdir) as one:
+        there = await asking(one, b"/large", 3)
+        with pytest.raises(trio.BrokenResourceError):  # they may take it still
+            await one.ask()
+        await trio.sleep(QUIET_SECONDS)
+        assert (await one.ask()).status == 200
+        assert one.served.ended == 2  # who has waited for longest, and who was answered
+        for stream in there:
+            await stream.aclose()
+
+
+async def test_health_is_answered_however_many_are_at_work(
+    workdir: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those who wait for us do not give way to others who ask, who are told so."""
+    monkeypatch.setattr(serving, "MOST_CONNECTIONS", 4)
+    monkeypatch.setattr(serving, "MOST_AT_WORK", 2)
+    async with house(workdir, guarded=True) as one:
+        there = await asking(one, b"/hang", 2)
+        idle = [await one.connect() for _ in range(2)]
+        for _ in range(3):
+            answer = await one.ask()
+            assert (answer.status, answer.headers["connection"]) == (503, "close")
+            assert "others are being answered" in answer.said["problems"][0]
+        for path in HEALTH:
+            async with await one.connect() as stream:
+                await stream.send_all(GET.replace(b"/x", path.encode()))
+                answer = await answer_in(stream)
+            # Its place is free again, whether or not it wants to ask once more.
+            assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert one.served.ended == len(HEALTH)
+        for stream in (*there, *idle):
+            await stream.aclose()
+
+
+async def test_who_takes_nothing_gives_way_to_who_asks(
+    workdir: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "MOST_AT_WORK", 2)
+    async with house(workdir, guarded=True) as one:
+        there = [*await asking(one, b"/hang", 1)]
+        there.append(await one.connect())
+        await there[-1].send_all(GET.replace(b"/x", b"/large"))
+        await trio.sleep(QUIET_SECONDS / 2)
+        assert (await one.ask()).status == 503
+        await trio.sleep(QUIET_SECONDS)
+        assert (await one.ask()).status == 200
+        async with await one.connect() as stream:  # those who have been answered are not at work
+            for _ in range(3):
+                await stream.send_all(GET)
+                answer = b""
+                while b"\r\n0\r\n" not in answer:
+                    answer += await stream.receive_some()
+                assert b"HTTP/1.1 200" in answer
+        for stream in there:
             await stream.aclose()

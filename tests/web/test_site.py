@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import trio
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from gateway.web.app import MOST_BODY_BYTES
+from gateway.web.guard import HEALTH
 from gateway.web.main import NICE
 from gateway.web.serving import HEADER_BYTES, MOST_CONNECTIONS
 from gateway.web.tokens import load_tokens
@@ -95,7 +97,8 @@ async def test_who_may_do_what(workdir: Path) -> None:
         assert (await gateway.do("drain", token=LOOK)).status == 403
         assert (await gateway.do("drain", token="x" * 40)).status == 401
         assert not (await gateway.ask("/api/v1/status")).said["listeners"][0]["drained"]
-        assert "a token that is none" in await gateway.logged("admin request refused")
+        assert "a token that is none, to look" in await gateway.logged("admin request refused")
+        await gateway.logged("a token that is none, to have something done")
         done = await gateway.do("drain")
         assert (done.status, done.said["ok"]) == (200, True)
         assert "asked_by='ops at 127.0.0.1" in await gateway.logged("command done")
@@ -215,6 +218,35 @@ async def test_idle_connections_keep_nobody_out(workdir: Path) -> None:
                 stream.socket.close()
 
 
+async def test_who_reads_nothing_keeps_no_probe_out(workdir: Path) -> None:
+    """More of them than there may be connections, each with more to take than its socket has room for. Probes
+    are answered all the while, and so is, as soon as one of them is given up, whoever wants to look.
+    """
+    request = b"GET /api/v1/openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    async with running(workdir) as one:
+        there: list[trio.SocketStream] = []
+
+        async def ask(stream: trio.SocketStream) -> None:
+            with suppress(trio.BrokenResourceError):  # there are others since
+                await stream.send_all(100 * request)
+            await trio.lowlevel.wait_readable(stream.socket)  # it is answered, or hung up on
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for _ in range(MOST_CONNECTIONS + 50):
+                    there.append(await one.connect(unix=True))
+                    nursery.start_soon(ask, there[-1])
+            for _ in range(10):
+                for path in HEALTH:
+                    assert (await one.ask(path)).status == 200
+            with trio.fail_after(HANG_SECONDS):
+                while (await one.ask("/api/v1/me")).status == 503:
+                    await trio.sleep(0.1)
+        finally:
+            for stream in there:
+                stream.socket.close()
+
+
 async def test_events_come_and_end_with_who_hears_them(workdir: Path) -> None:
     async with running(workdir) as one:
         with trio.fail_after(HANG_SECONDS):
@@ -306,6 +338,56 @@ async def test_a_reload_takes_it_up(workdir: Path) -> None:
                 except OSError:
                     break
                 await trio.sleep(0.01)
+
+
+async def test_it_moves_and_goes_and_comes_back_by_sighup(workdir: Path) -> None:
+    async with running(workdir) as one:
+        file = one.directory / "gateway.toml"
+        nobody = file.read_text().partition("[admin]")[0]
+
+        async def reload(admin: str, event: str = "configuration reloaded") -> str:
+            before = len(one.said)
+            file.write_text(nobody + admin)
+            one.process.send_signal(signal.SIGHUP)
+            with trio.fail_after(HANG_SECONDS):
+                while not (found := [each for each in one.said[before:] if event in each]):
+                    await trio.sleep(0.01)
+            return found[0]
+
+        async def is_closed() -> None:
+            with trio.fail_after(HANG_SECONDS), suppress(OSError):
+                while True:
+                    await (await one.connect()).aclose()
+
+        moved = '[admin]\nuri = "http://127.0.0.2:0"\n'
+        found = re.search(r"admin: http://127.0.0.2:(\d+)", await reload(moved))
+        assert found
+        await is_closed()
+        one.address, one.port = "127.0.0.2", int(found[1])
+        assert (await one.ask("/livez")).status == 200
+        with trio.fail_after(HANG_SECONDS):
+            while len(one.children) > 1:
+                await trio.sleep(0.01)
+
+        taken = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        [port] = {each.socket.getsockname()[1] for each in taken}
+        for wrong in (
+            f'[admin]\nuri = "http://127.0.0.1:{port}"\n',
+            '[admin]\nuri = "http://0.0.0.0:0"\n',
+            '[admin]\nuri = ["http://127.0.0.2:0", "http+unix:///no-such-place/s"]\n',
+        ):
+            await reload(wrong, "configuration stays as it was")
+            assert (await one.ask("/livez")).status == 200
+
+        assert "admin: nowhere any more" in await reload("")
+        await is_closed()
+        assert not one.children
+        found = re.search(r"admin: http://127.0.0.2:(\d+)", await reload(moved))
+        assert found
+        one.port = int(found[1])
+        assert (await one.ask("/livez")).status == 200
+        for each in taken:
+            await each.aclose()
 
 
 async def test_a_reload_that_fails_leaves_it_as_it_was(workdir: Path) -> None:

@@ -13,10 +13,12 @@ import pytest
 import trio
 
 from gateway.admin.asking import ask
+from gateway.web.verbs import DOES
 from gateway.wire.constants import Cmd
 from tests.embedded.peers import Client
 from tests.tools.patience import HANG_SECONDS
 from tests.web.pages import LOOK, Running, running
+from tests.web.senseless import NO_SENSE, NOT_SO_NOW, out_of_their_ranges_are_400
 from tests.workers.running import disks, names_by_turns, server_at, until
 
 pytestmark = pytest.mark.real
@@ -35,6 +37,13 @@ ADMIN = """
 uri = ["http://127.0.0.1:0", "http+unix://DIR/admin"]
 tokens = "DIR/tokens"
 """
+
+
+REFUSED_AS_A_WHOLE = {
+    *("switch", "upgrade"),
+    *(each.verb for each in DOES if each.verb.startswith("export-")),
+}
+"""Whatever is said with them, several workers refuse them."""
 
 
 async def number_of(one: Running, name: str, **labels: str) -> float:
@@ -59,6 +68,17 @@ async def written(one: Running, name: str) -> None:
         assert await client.error(Cmd.WRITE, 0, data=b"x" * 512) == 0
         await client.send(Cmd.DISC)
         assert await client.rest() == b""
+
+
+async def test_what_makes_no_sense_to_a_worker_is_400_for_the_whole(workdir: Path) -> None:
+    async with server_at(workdir / "u.sock", disks()), running(workdir, CONFIG, ADMIN) as one:
+        with trio.fail_after(HANG_SECONDS):
+            while (await one.ask("/readyz")).status != 200:
+                await trio.sleep(0.01)
+        await out_of_their_ranges_are_400(one, REFUSED_AS_A_WHOLE)
+        for status, verb, said in (*NO_SENSE, *NOT_SO_NOW):
+            answer = await one.do(verb, **said)
+            assert answer.status == status, (verb, said, answer.body)
 
 
 async def test_one_scrape_has_the_counts_of_all_and_of_those_that_have_died(workdir: Path) -> None:
