@@ -158,7 +158,7 @@ class FleetPart:
         """Give the tickets of the fleet, if it has any made. Raises `StartError`."""
         if not config.tickets.etcd:
             return None
-        from gateway.fleet.etcd import EtcdRefused, EtcdUnavailable
+        from gateway.fleet.answers import EtcdRefused, EtcdUnavailable
         from gateway.fleet.tickets import EtcdTickets
         from gateway.tickets.book import Book
 

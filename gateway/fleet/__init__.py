@@ -27,6 +27,7 @@ Etcd:
 keys.py       the names of keys in etcd, and what they say; pure
 opening.py    the etcd of a configuration, with what it wants of us
 etcd.py       leases, keys, transactions and changes of etcd, over its JSON gateway
+answers.py    what etcd answers, read; pure
 following.py  keys that are followed: all below a prefix, as etcd had them a moment ago
 
 `DiskHome.serves` says whether a disk may be opened here. `GuardedSocket` asks before each batch whether it may

@@ -57,7 +57,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from gateway.config import Fleet
-from gateway.fleet.etcd import Etcd, EtcdKey, EtcdPut
+from gateway.fleet.answers import EtcdKey
+from gateway.fleet.etcd import Etcd, EtcdPut
 from gateway.fleet.following import AGAIN_SECONDS, FollowedKeys
 from gateway.fleet.held import HeldLease
 from gateway.fleet.home import DiskHome, NotNow

@@ -17,7 +17,8 @@ import trio
 
 from gateway.config import Fleet
 from gateway.config.fleet import PATIENCE_SECONDS
-from gateway.fleet.etcd import Etcd, EtcdKey, EtcdPut, EtcdRefused, EtcdUnavailable
+from gateway.fleet.answers import EtcdKey, EtcdRefused, EtcdUnavailable
+from gateway.fleet.etcd import Etcd, EtcdPut
 from gateway.fleet.following import AGAIN_SECONDS
 from gateway.fleet.keys import FleetKeys, said_of_run
 from gateway.fleet.lease import MARGIN_PART, RENEWALS, Lease

@@ -19,7 +19,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gateway.config import Fleet
-from gateway.fleet.etcd import Etcd, EtcdKey, EtcdPut, EtcdRefused, EtcdUnavailable
+from gateway.fleet.answers import EtcdKey, EtcdRefused, EtcdUnavailable
+from gateway.fleet.etcd import Etcd, EtcdPut
 from gateway.fleet.following import FollowedKeys
 from gateway.fleet.keys import FleetKeys
 from gateway.tickets.store import (
@@ -44,7 +45,7 @@ class EtcdTickets:
         self.gateway: str | None = settings.name
         self._etcd = etcd
         self._prefix = FleetKeys(settings.prefix).tickets
-        self._followed = FollowedKeys(etcd, self._prefix, self._brought)
+        self._followed = FollowedKeys(etcd, self._prefix, self._brought, self._begun_anew)
         self._known: dict[str, int] = {}
         """At which revision each key was changed last, as far as the book has been told."""
         self._names: dict[str, str] = {}
@@ -64,6 +65,9 @@ class EtcdTickets:
     async def _brought(self, key: EtcdKey) -> None:
         async with self._book.turn:
             self._take_over(key)
+
+    def _begun_anew(self) -> None:
+        self._known = dict.fromkeys(self._known, 0)
 
     def _take_over(self, key: EtcdKey) -> None:
         """Tell the book of a key, while it is our turn, if it has not been told or done it itself."""

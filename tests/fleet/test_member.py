@@ -9,7 +9,8 @@ import pytest
 import structlog
 import trio
 
-from gateway.fleet.etcd import Etcd, EtcdKey
+from gateway.fleet.answers import EtcdKey
+from gateway.fleet.etcd import Etcd
 from gateway.fleet.member import AT_ONCE, FleetMember
 from gateway.workers.homes import table_of
 from tests.fleet.etcds import running

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 import structlog
@@ -112,6 +114,23 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Members]:
     with running(tmp_path_factory.mktemp("etcd")) as members:
         trio.run(answers, members)
         yield members
+
+
+async def test_an_etcd_that_is_begun_anew_is_followed(tmp_path: Path) -> None:
+    """It counts from one again: what it says is not older than what was known."""
+    clocks = Clocks()
+    with running(tmp_path / "etcd") as members:
+        await answers(members)
+        async with at(members, "a", "anew", clocks) as a, at(members, "b", "anew", clocks) as b:
+            for name in "abcdefgh":
+                await a.add(name, until=NOW + HOUR)
+            await until(lambda: len(b.book) == 8)
+            members.kill(0)
+            shutil.rmtree(tmp_path / "etcd" / "m0")
+            members.start()
+            await until(lambda: not len(a.book) and not len(b.book))
+            await a.add("a", until=NOW + HOUR)
+            await until(lambda: b.book.get("a"))
 
 
 async def test_it_is_made_renewed_and_removed_at_all(one: Members) -> None:
