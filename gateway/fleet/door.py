@@ -47,12 +47,13 @@ MOST_LINE_BYTES = 4 * KIB
 
 class NotTaken(Exception):
     """The other gateway has not taken the client; the text says why. `again`: it is worth asking where the home
-    is now.
+    is now. `answered`: it has said so itself.
     """
 
-    def __init__(self, text: str, *, again: bool) -> None:
+    def __init__(self, text: str, *, again: bool, answered: bool = False) -> None:
         super().__init__(text)
         self.again = again
+        self.answered = answered
 
 
 async def lead(
@@ -75,7 +76,8 @@ async def lead(
     if answer.get("said") == "taken":
         return stream
     await stream.aclose()
-    raise NotTaken(str(answer.get("why")), again=answer.get("said") == "elsewhere")
+    again = answer.get("said") == "elsewhere"
+    raise NotTaken(str(answer.get("why")), again=again, answered=True)
 
 
 async def ask_if_kept(

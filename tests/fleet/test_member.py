@@ -10,11 +10,13 @@ import structlog
 import trio
 
 from gateway.fleet.answers import EtcdKey
-from gateway.fleet.etcd import Etcd
+from gateway.fleet.etcd import Etcd, EtcdPut
+from gateway.fleet.keys import best_of
 from gateway.fleet.member import AT_ONCE, FleetMember
 from gateway.workers.homes import table_of
 from tests.fleet.etcds import running
-from tests.fleet.joined import Office, config_of, site
+from tests.fleet.joined import Office, config_of, joined, site
+from tests.fleet.running import answers
 from tests.tools.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.real
@@ -32,6 +34,28 @@ class Counted(Etcd):
             return await super().get(key)
         finally:
             self.asking -= 1
+
+
+async def test_a_disk_without_a_home_is_for_whoever_can_be_reached(tmp_path: Path) -> None:
+    """No gateway that does not answer, and no key that nobody understands, keeps a disk from having a home."""
+    with running(tmp_path / "etcd") as members:
+        await answers(members)
+        async with joined(members, "a") as a, joined(members, "b") as b:
+            await a.etcd.change([], [EtcdPut("/nbd-gateway/members/c", "of a later version")])
+            sites = [site(a.config, f"d{number}") for number in range(20)]
+            at_b = [each for each in sites if best_of(a.member.disk_at(each) or "", "ab") == "b"]
+            for each in at_b:
+                home = await a.member.home_of(each, take=False)
+                assert home is not None
+                assert home.gateway == "b"
+            nobody = await a.member.home_of(at_b[0], take=False, but=["a", "b"])
+            assert nobody is not None  # there is no third
+            assert await a.member.home_of(at_b[0], take=False, but=["b"]) is None
+            # Where there is a home, it is the home.
+            assert await b.member.home_of(at_b[1], take=True) is None
+            home = await a.member.home_of(at_b[1], take=False, but=["b"])
+            assert home is not None
+            assert home.gateway == "b"
 
 
 async def test_few_disks_are_asked_about_at_once(tmp_path: Path) -> None:
