@@ -74,7 +74,8 @@ class EtcdPut:
 
 class Etcd:
     """An etcd of these members (`https://HOST:PORT`). Each has `seconds` for a step (to
-    connect, to answer), and twice that for all. Use as a context manager.
+    connect, to answer), and twice that for all. The `password` is asked for with each token: it may be another
+    one by then. Use as a context manager.
 
     All methods raise `EtcdUnavailable` and `EtcdRefused`.
     """
@@ -85,7 +86,7 @@ class Etcd:
         *,
         context: ssl.SSLContext | None = None,
         user: str | None = None,
-        password: str = "",
+        password: Callable[[], str] = str,
         seconds: float = 2.0,
     ) -> None:
         self._members = [each.rstrip("/") for each in members]
@@ -245,7 +246,7 @@ class Etcd:
     async def _authenticate_if_needed(self, member: str) -> None:
         if self._user is None or self._token:
             return
-        asked = {"name": self._user, "password": self._password}
+        asked = {"name": self._user, "password": self._password()}
         content = await self._ask(member, "auth/authenticate", asked)
         self._token = understood(content, lambda said: str(said["token"]))
 

@@ -172,7 +172,7 @@ class RunningFleet:
             self.members.uris,
             context=self.members.context(),
             user=user,
-            password=PASSWORD,
+            password=lambda: PASSWORD,
             seconds=PATIENT_SECONDS,
         )
         async with etcd:

@@ -15,6 +15,7 @@ import trio
 
 from gateway.fleet.answers import EtcdForgotten, EtcdKey, EtcdRefused, EtcdUnavailable
 from gateway.fleet.etcd import Etcd, EtcdPut
+from gateway.fleet.opening import Password
 from tests.fleet.etcds import PASSWORD, PATIENT_SECONDS, Members, running
 from tests.tools.patience import HANG_SECONDS
 
@@ -224,7 +225,7 @@ async def test_a_token_from_before_the_users_were_changed_is_got_anew() -> None:
 
     async with (
         member(talk) as uri,
-        Etcd([uri], user="u", password="p", seconds=PATIENT_SECONDS) as etcd,
+        Etcd([uri], user="u", password=lambda: "p", seconds=PATIENT_SECONDS) as etcd,
     ):
         assert (await etcd.get("/t/a")).revision == 0
     assert not [*turns]
@@ -244,7 +245,7 @@ async def test_three_members_with_tls_certificates_and_passwords(tmp_path: Path)
             members.uris,
             context=members.context(),
             user="root",
-            password="x",
+            password=lambda: "x",
             seconds=PATIENT_SECONDS,
         )
         async with wrong:
@@ -254,20 +255,46 @@ async def test_three_members_with_tls_certificates_and_passwords(tmp_path: Path)
             members.uris,
             context=members.context(),
             user="root",
-            password=PASSWORD,
+            password=lambda: PASSWORD,
             seconds=PATIENT_SECONDS,
         )
         async with right:
             assert await right.change([], [EtcdPut("/t/a", "1")])
             right._token = "no.1"  # as after a member has forgotten it
             assert (await right.get("/t/a")).value == "1"
+            # Another password, which is in the file before etcd has forgotten the token.
+            file = tmp_path / "password"
+            file.write_text(f"{PASSWORD}\n")
+            password = Password(file)
+            changed = Etcd(
+                members.uris,
+                context=members.context(),
+                user="root",
+                password=password,
+                seconds=PATIENT_SECONDS,
+            )
+            async with changed:
+                assert (await changed.get("/t/a")).value == "1"
+                file.write_text("another\n")
+                changed._token = "no.1"
+                with pytest.raises(EtcdRefused, match="authentication failed"):
+                    await changed.get("/t/a")
+                file.write_text(f"{PASSWORD}\n")
+                assert (await changed.get("/t/a")).value == "1"
+                file.unlink()
+                changed._token = "no.1"
+                assert (await changed.get("/t/a")).value == "1"
             # One member is lost, whichever it is, and then the majority.
             members.kill(0)
             await answers(right)
             assert (await right.get("/t/a")).value == "1"
             members.signal(signal.SIGSTOP, [1])
             quick = Etcd(
-                members.uris, context=members.context(), user="root", password=PASSWORD, seconds=0.5
+                members.uris,
+                context=members.context(),
+                user="root",
+                password=lambda: PASSWORD,
+                seconds=0.5,
             )
             async with quick:
                 with pytest.raises(EtcdUnavailable):
