@@ -32,7 +32,14 @@ from gateway.tls.credentials import ClientCredentials, ServerCredentials
 from gateway.uri import NbdUri
 from gateway.wire.errors import WireError
 from gateway.wire.limits import KIB
-from gateway.wire.proxy import Header, ProxySource, decode_header, encode_header, ours_in
+from gateway.wire.proxy import (
+    MAX_LONG_BLOCK_BYTES,
+    Header,
+    ProxySource,
+    decode_header,
+    encode_header,
+    ours_in,
+)
 
 if TYPE_CHECKING:
     from gateway.identity import Identity
@@ -140,7 +147,7 @@ async def received(
     """
     stream, _admitted = await TlsStream.accept(plain, credentials.session)
     data = b""
-    while not isinstance(header := decode_header(data), Header):
+    while not isinstance(header := decode_header(data, MAX_LONG_BLOCK_BYTES), Header):
         more = await stream.receive_some(header)
         if not more:
             raise WireError(f"the PROXY header ends after {len(data)} bytes")
