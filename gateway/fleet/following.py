@@ -67,6 +67,10 @@ class FollowedKeys:
                 await self._note(each)
         self._last, self._is_read = revision, True
 
+    def note_ours(self, key: str, revision: int) -> None:
+        """A key was set here: it is found gone, if it is, also before it was heard of."""
+        self._there.setdefault(key, revision)
+
     async def run(self) -> None:
         """Follow them until cancelled."""
         while True:

@@ -5,10 +5,11 @@ that change it at a time one is told what the other has done. All follow the key
 have it a moment later. So it is with the beginning of a use of a ticket that is for one: who is the first to
 have written down whose use it is, has it, and every other client is refused, at whichever gateway it asks.
 
-What was taken up stays in force while etcd does not answer. Nothing can be made, renewed or removed then, and
-no use begins. That a ticket is over each gateway sees by its own clocks (`gateway.tickets.clock`), and who sees
-it first removes the key: so the clocks of a fleet have to agree about as well as its tickets are to end. A key
-is removed only as it is known, so whoever has not heard of a renewal takes nothing away.
+What was taken up stays in force while etcd does not answer. Nothing can be made or renewed then, and no use
+begins; what is removed is over here, and for the others when etcd answers again. That a ticket is over each
+gateway sees by its own clocks (`gateway.tickets.clock`), and who sees it first removes the key: so the clocks
+of a fleet have to agree about as well as its tickets are to end. A key is removed only as it is known, so
+whoever has not heard of a renewal takes nothing away.
 
 A key's name is a hash, as that of a file is, for the same reasons (`gateway.tickets.store`).
 """
@@ -34,6 +35,9 @@ from gateway.tickets.store import (
 
 if TYPE_CHECKING:
     from gateway.tickets.book import Book
+
+
+CHANGED = "another gateway has changed it at the same moment: ask again"
 
 
 class EtcdTickets:
@@ -103,16 +107,18 @@ class EtcdTickets:
             if not done:
                 self._take_over(there if there.revision else EtcdKey(key, "", known, gone=True))
                 del self._tried[file]
-                raise TicketChanged("another gateway has changed it at the same moment: ask again")
+                raise TicketChanged(CHANGED)
         except ValueError as error:
             raise NotKept(str(error)) from None
         except (EtcdUnavailable, EtcdRefused) as error:
             raise NotKept(str(error)) from None
         del self._tried[file]
         self._known[file], self._names[file] = done, name
+        self._followed.note_ours(key, done)
 
     async def drop(self, names: Sequence[str]) -> None:
         """See `TicketStore`."""
+        changed = False
         for name in names:
             file = file_of(name)
             key = f"{self._prefix}{file}"
@@ -133,9 +139,12 @@ class EtcdTickets:
             if not done:
                 self._known.pop(file, None)
                 self._take_over(await self._again(key))
-                raise NotKept("another gateway has changed it at the same moment: ask again")
+                changed = True
+                continue
             self._names.pop(file, None)
             self._known[file] = done
+        if changed:
+            raise TicketChanged(CHANGED)
 
     async def _again(self, key: str) -> EtcdKey:
         try:
