@@ -91,6 +91,7 @@ class HeldLease:
         """
         settings = self._settings
         there: EtcdKey | None = None
+        told = ""
         with trio.move_on_after(2 * settings.lease_seconds + PATIENCE_SECONDS) as limit:
             while True:
                 why = ""
@@ -107,6 +108,10 @@ class HeldLease:
                     why, there = f"etcd does not answer: {error}", None
                     if limit.deadline - trio.current_time() < PATIENCE_SECONDS:
                         break
+                kind = why.partition(":")[0]
+                if kind != told:
+                    self._log.warning("waiting to join a fleet", why=why)
+                    told = kind
                 await trio.sleep(AGAIN_SECONDS)
         raise NotJoined(why)
 

@@ -15,11 +15,31 @@ from gateway.fleet.keys import best_of
 from gateway.fleet.member import AT_ONCE, FleetMember
 from gateway.workers.homes import table_of
 from tests.fleet.etcds import running
-from tests.fleet.joined import Office, config_of, joined, site
+from tests.fleet.joined import LOOK_AGAIN_SECONDS, Office, config_of, joined, site
 from tests.fleet.running import answers
 from tests.tools.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.real
+
+
+async def test_whoever_waits_to_join_says_why(tmp_path: Path) -> None:
+    with running(tmp_path / "etcd") as members:
+        await answers(members)
+        async with joined(members, "a") as a, Etcd(members.uris, seconds=HANG_SECONDS) as etcd:
+            said = structlog.testing.CapturingLogger()
+            log = structlog.wrap_logger(said, processors=[])
+            member = FleetMember(a.config, table_of(a.config, counted=False), etcd, Office(), log)
+            with trio.fail_after(HANG_SECONDS):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(member.join)
+                    while not said.calls:
+                        await trio.sleep(LOOK_AGAIN_SECONDS)
+                    nursery.cancel_scope.cancel()
+            [call] = said.calls
+            assert call.kwargs == {
+                "event": "waiting to join a fleet",
+                "why": 'there is a gateway "a" in the fleet already',
+            }
 
 
 class Counted(Etcd):
