@@ -8,6 +8,7 @@ was led to another gateway, and whose disk has its home here by now, has the oth
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -60,10 +61,16 @@ def refusals() -> dict[str, Verb]:
     return {verb: partial(refuse, text) for verb, text in REFUSED.items()}
 
 
+class ToldToEnd(Exception):
+    """A signal to end has come before the gateway was one of its fleet."""
+
+
 @asynccontextmanager
-async def fleet_of(config: Config, ends_with: str) -> AsyncIterator[FleetPart | None]:
+async def fleet_of(
+    config: Config, ends_with: str, signals: AsyncIterator[int]
+) -> AsyncIterator[FleetPart | None]:
     """Become one of the fleet that a configuration names, if it names one. `ends_with`: what the gateway ends
-    with beside signals, in words. Raises `StartError`.
+    with beside signals, in words. Raises `StartError`, `ToldToEnd`.
     """
     if config.fleet is None:
         yield None
@@ -94,7 +101,7 @@ async def fleet_of(config: Config, ends_with: str) -> AsyncIterator[FleetPart | 
         raise StartError(f"fleet: {error}") from None
     async with etcd:
         part = FleetPart(config, etcd, server, client)
-        await part.open()
+        await part.open(signals)
         try:
             yield part
         finally:
@@ -138,21 +145,44 @@ class FleetPart:
         self._listeners: list[Listener]
         self._take: Callable[[Listener, trio.SocketStream, Given], None]
 
-    async def open(self) -> None:
-        """Listen for the others, and become one of them. Raises `StartError`."""
-        from gateway.fleet.held import NotJoined
-
+    async def open(self, signals: AsyncIterator[int]) -> None:
+        """Listen for the others, and become one of them, if no signal to end comes before. Raises `StartError`,
+        `ToldToEnd`.
+        """
         address = self.settings.address
         try:
             self._doors = list(await trio.open_tcp_listeners(address.port or 0, host=address.host))
         except OSError as error:
             raise StartError(f"fleet: cannot listen on {address}: {error}") from None
         try:
-            await self.member.join()
-        except NotJoined as error:
+            await self._join(signals)
+        except BaseException:
             await self.aclose()
-            raise StartError(f"fleet: {error}") from None
+            raise
         self._log.info("joined a fleet", gateway=self.settings.name, uri=str(address))
+
+    async def _join(self, signals: AsyncIterator[int]) -> None:
+        """It may have to be waited for longer than whoever ends the gateway waits."""
+        from gateway.fleet.held import NotJoined
+
+        why: Exception | None = None
+        async with trio.open_nursery() as nursery:
+
+            async def hear() -> None:
+                nonlocal why
+                async for number in signals:
+                    if number in (signal.SIGTERM, signal.SIGINT):
+                        why = ToldToEnd(signal.Signals(number).name)
+                        nursery.cancel_scope.cancel()
+
+            nursery.start_soon(hear)
+            try:
+                await self.member.join()
+            except NotJoined as error:
+                why = StartError(f"fleet: {error}")
+            nursery.cancel_scope.cancel()
+        if why is not None:
+            raise why
 
     async def opened_book(self, config: Config) -> Book | None:
         """Give the tickets of the fleet, if it has any made. Raises `StartError`."""

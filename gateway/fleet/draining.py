@@ -348,6 +348,11 @@ def shown_of(text: str) -> dict[str, Any]:
     """Read what a gateway has said at etcd of how far it is; empty, if it is not that."""
     try:
         said = json.loads(text)
-    except (ValueError, RecursionError):
+        counts = [said.get(each, 0) for each in ("left", "moved", "more")]
+        seconds = said.get("sessions_end_in_seconds")
+        parts = [(each["disk"], each["what"]) for each in said.get("moving", ())]
+        parts += [(each["disk"], each["why"]) for each in said.get("stays", ())]
+    except (ValueError, RecursionError, AttributeError, TypeError, LookupError):
         return {}
-    return said if isinstance(said, dict) else {}
+    numbers = all(isinstance(each, int) for each in (*counts, seconds or 0))
+    return said if numbers and all(isinstance(e, str) for part in parts for e in part) else {}

@@ -13,6 +13,7 @@ from gateway.fleet.answers import EtcdKey
 from gateway.fleet.etcd import Etcd, EtcdPut
 from gateway.fleet.keys import best_of
 from gateway.fleet.member import AT_ONCE, FleetMember
+from gateway.inspect.fleet import fleet_shown
 from gateway.workers.homes import table_of
 from tests.fleet.etcds import running
 from tests.fleet.joined import LOOK_AGAIN_SECONDS, Office, config_of, joined, site
@@ -40,6 +41,15 @@ async def test_whoever_waits_to_join_says_why(tmp_path: Path) -> None:
                 "event": "waiting to join a fleet",
                 "why": 'there is a gateway "a" in the fleet already',
             }
+
+
+async def test_a_record_that_is_none_is_seen(tmp_path: Path) -> None:
+    with running(tmp_path / "etcd") as members:
+        await answers(members)
+        async with Etcd(members.uris, seconds=HANG_SECONDS) as etcd:
+            await etcd.change([], [EtcdPut("/nbd-gateway/records/x", "hello")])
+        shown = await fleet_shown(config_of(members))
+        assert shown["disks"] == [{"disk": "x", "home": None, "before": ["?"]}]
 
 
 class Counted(Etcd):
