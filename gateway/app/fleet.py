@@ -11,6 +11,7 @@ from __future__ import annotations
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,13 @@ from gateway.app.descriptors import why_short
 from gateway.config import Config
 from gateway.handover.homes import door_of
 from gateway.net.listen import take_clients
+from gateway.tls.keyring import WARN_SECONDS
 from gateway.upstream.configured import StartError
 
 if TYPE_CHECKING:
     from gateway.fleet.etcd import Etcd
     from gateway.fleet.member import FleetMember
+    from gateway.fleet.terms import Terms
     from gateway.fleet.tickets import EtcdTickets
     from gateway.handover.given import DiskSite, Given
     from gateway.net.listen import Listener
@@ -79,6 +82,7 @@ async def fleet_of(
         raise StartError(f"a gateway of a fleet does not end with {ends_with}: leave [fleet] out")
     try:
         from gateway.fleet.opening import EtcdNotOpened, opened_etcd
+        from gateway.fleet.terms import terms_of
     except ImportError as error:
         raise StartError(
             f"[fleet] needs the extra fleet, pip install '.[fleet]': {error}"
@@ -94,13 +98,14 @@ async def fleet_of(
             return client_credentials(settings.certificates, hostname=address.host)
 
         client(settings.address)
+        terms = terms_of(settings)
         etcd = opened_etcd(settings)
     except CredentialsError as error:
         raise StartError(f"fleet: {error}") from None
     except EtcdNotOpened as error:
         raise StartError(f"fleet: {error}") from None
     async with etcd:
-        part = FleetPart(config, etcd, server, client)
+        part = FleetPart(config, etcd, server, client, terms)
         await part.open(signals)
         try:
             yield part
@@ -117,6 +122,7 @@ class FleetPart:
         etcd: Etcd,
         server: ServerCredentials,
         client: Callable[[NbdUri], ClientCredentials],
+        terms: Terms,
     ) -> None:
         from gateway.app.fleet_disks import DisksHere
         from gateway.fleet.led import Ways
@@ -126,6 +132,7 @@ class FleetPart:
 
         assert config.fleet is not None
         self.settings = config.fleet
+        self._terms = terms
         self._log = logger(config.log)
         self._etcd = etcd
         self._tickets: EtcdTickets | None = None
@@ -226,6 +233,7 @@ class FleetPart:
             if self._tickets is not None:
                 nursery.start_soon(self._tickets.run)
             nursery.start_soon(self._ways.leave_silent, self._service)
+            nursery.start_soon(self._warn)
 
             def take(stream: trio.SocketStream) -> None:
                 attempt = self._service.hub.attempt
@@ -236,6 +244,15 @@ class FleetPart:
 
     def _short(self, number: int) -> None:
         self._log.error("could not accept a gateway", why=why_short(number))
+
+    async def _warn(self) -> None:
+        """Warn of certificates that end, until cancelled."""
+        from gateway.fleet.terms import ending
+
+        while True:
+            for whose, what in ending(self._terms, datetime.now(UTC)):
+                self._log.warning("certificate", of=whose, what=what)
+            await trio.sleep(WARN_SECONDS)
 
     def shown(self) -> dict[str, Any]:
         """Show what the gateway is in its fleet (docs/status.md has the names)."""

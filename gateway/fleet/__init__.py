@@ -15,6 +15,7 @@ guarded.py    a link's socket that looks before each batch whether it still may
 taking.py     a disk is taken, cleared and given away at etcd
 draining.py   the gateway is drained: its disks are given away in good order
 tickets.py    exports that are made at run time, at all gateways of a fleet
+terms.py      which of its certificates have ended, or soon will
 office.py     what a member asks of the gateway around it
 
 A client that came in at another gateway than his disk's home:

@@ -265,3 +265,9 @@ async def test_what_a_fleet_does_not_do_yet_is_refused(tmp_path: Path) -> None:
             answer = await all_["a"].ask(verb)
             assert not answer.ok
             assert "fleet" in answer.problems[0]
+
+
+async def test_the_log_says_which_certificates_of_the_fleet_end(tmp_path: Path) -> None:
+    async with fleet(tmp_path, names="ab", lease=LIVES_SECONDS) as running:
+        said = f"of=fleet.certificates what='{tmp_path}/pki/server-cert.pem: "
+        await until(lambda: said in running["a"].said)
