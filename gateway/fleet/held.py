@@ -135,10 +135,12 @@ class HeldLease:
             await self._keep()
 
     async def _keep(self) -> None:
-        well = True
+        well, sent = True, boottime()
         while True:
-            wait = self._settings.lease_seconds / RENEWALS if well else AGAIN_SECONDS
-            await trio.sleep(wait)
+            # From when the last one was sent: an etcd that is slow to answer has no less often to do so.
+            since = boottime() - sent
+            wait = self._settings.lease_seconds / RENEWALS - since if well else AGAIN_SECONDS
+            await trio.sleep(max(wait, 0))
             sent = boottime()
             try:
                 if self.number:
