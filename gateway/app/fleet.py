@@ -8,8 +8,10 @@ was led to another gateway, and whose disk has its home here by now, has the oth
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +23,13 @@ from gateway.app.descriptors import why_short
 from gateway.config import Config
 from gateway.handover.homes import door_of
 from gateway.net.listen import take_clients
+from gateway.tls.keyring import WARN_SECONDS
 from gateway.upstream.configured import StartError
 
 if TYPE_CHECKING:
     from gateway.fleet.etcd import Etcd
     from gateway.fleet.member import FleetMember
+    from gateway.fleet.terms import Terms
     from gateway.fleet.tickets import EtcdTickets
     from gateway.handover.given import DiskSite, Given
     from gateway.net.listen import Listener
@@ -60,10 +64,16 @@ def refusals() -> dict[str, Verb]:
     return {verb: partial(refuse, text) for verb, text in REFUSED.items()}
 
 
+class ToldToEnd(Exception):
+    """A signal to end has come before the gateway was one of its fleet."""
+
+
 @asynccontextmanager
-async def fleet_of(config: Config, ends_with: str) -> AsyncIterator[FleetPart | None]:
+async def fleet_of(
+    config: Config, ends_with: str, signals: AsyncIterator[int]
+) -> AsyncIterator[FleetPart | None]:
     """Become one of the fleet that a configuration names, if it names one. `ends_with`: what the gateway ends
-    with beside signals, in words. Raises `StartError`.
+    with beside signals, in words. Raises `StartError`, `ToldToEnd`.
     """
     if config.fleet is None:
         yield None
@@ -72,6 +82,7 @@ async def fleet_of(config: Config, ends_with: str) -> AsyncIterator[FleetPart | 
         raise StartError(f"a gateway of a fleet does not end with {ends_with}: leave [fleet] out")
     try:
         from gateway.fleet.opening import EtcdNotOpened, opened_etcd
+        from gateway.fleet.terms import terms_of
     except ImportError as error:
         raise StartError(
             f"[fleet] needs the extra fleet, pip install '.[fleet]': {error}"
@@ -87,14 +98,15 @@ async def fleet_of(config: Config, ends_with: str) -> AsyncIterator[FleetPart | 
             return client_credentials(settings.certificates, hostname=address.host)
 
         client(settings.address)
+        terms = terms_of(settings)
         etcd = opened_etcd(settings)
     except CredentialsError as error:
         raise StartError(f"fleet: {error}") from None
     except EtcdNotOpened as error:
         raise StartError(f"fleet: {error}") from None
     async with etcd:
-        part = FleetPart(config, etcd, server, client)
-        await part.open()
+        part = FleetPart(config, etcd, server, client, terms)
+        await part.open(signals)
         try:
             yield part
         finally:
@@ -110,6 +122,7 @@ class FleetPart:
         etcd: Etcd,
         server: ServerCredentials,
         client: Callable[[NbdUri], ClientCredentials],
+        terms: Terms,
     ) -> None:
         from gateway.app.fleet_disks import DisksHere
         from gateway.fleet.led import Ways
@@ -119,6 +132,7 @@ class FleetPart:
 
         assert config.fleet is not None
         self.settings = config.fleet
+        self._terms = terms
         self._log = logger(config.log)
         self._etcd = etcd
         self._tickets: EtcdTickets | None = None
@@ -138,27 +152,50 @@ class FleetPart:
         self._listeners: list[Listener]
         self._take: Callable[[Listener, trio.SocketStream, Given], None]
 
-    async def open(self) -> None:
-        """Listen for the others, and become one of them. Raises `StartError`."""
-        from gateway.fleet.held import NotJoined
-
+    async def open(self, signals: AsyncIterator[int]) -> None:
+        """Listen for the others, and become one of them, if no signal to end comes before. Raises `StartError`,
+        `ToldToEnd`.
+        """
         address = self.settings.address
         try:
             self._doors = list(await trio.open_tcp_listeners(address.port or 0, host=address.host))
         except OSError as error:
             raise StartError(f"fleet: cannot listen on {address}: {error}") from None
         try:
-            await self.member.join()
-        except NotJoined as error:
+            await self._join(signals)
+        except BaseException:
             await self.aclose()
-            raise StartError(f"fleet: {error}") from None
+            raise
         self._log.info("joined a fleet", gateway=self.settings.name, uri=str(address))
+
+    async def _join(self, signals: AsyncIterator[int]) -> None:
+        """It may have to be waited for longer than whoever ends the gateway waits."""
+        from gateway.fleet.held import NotJoined
+
+        why: Exception | None = None
+        async with trio.open_nursery() as nursery:
+
+            async def hear() -> None:
+                nonlocal why
+                async for number in signals:
+                    if number in (signal.SIGTERM, signal.SIGINT):
+                        why = ToldToEnd(signal.Signals(number).name)
+                        nursery.cancel_scope.cancel()
+
+            nursery.start_soon(hear)
+            try:
+                await self.member.join()
+            except NotJoined as error:
+                why = StartError(f"fleet: {error}")
+            nursery.cancel_scope.cancel()
+        if why is not None:
+            raise why
 
     async def opened_book(self, config: Config) -> Book | None:
         """Give the tickets of the fleet, if it has any made. Raises `StartError`."""
         if not config.tickets.etcd:
             return None
-        from gateway.fleet.etcd import EtcdRefused, EtcdUnavailable
+        from gateway.fleet.answers import EtcdRefused, EtcdUnavailable
         from gateway.fleet.tickets import EtcdTickets
         from gateway.tickets.book import Book
 
@@ -196,6 +233,7 @@ class FleetPart:
             if self._tickets is not None:
                 nursery.start_soon(self._tickets.run)
             nursery.start_soon(self._ways.leave_silent, self._service)
+            nursery.start_soon(self._warn)
 
             def take(stream: trio.SocketStream) -> None:
                 attempt = self._service.hub.attempt
@@ -206,6 +244,15 @@ class FleetPart:
 
     def _short(self, number: int) -> None:
         self._log.error("could not accept a gateway", why=why_short(number))
+
+    async def _warn(self) -> None:
+        """Warn of certificates that end, until cancelled."""
+        from gateway.fleet.terms import ending
+
+        while True:
+            for whose, what in ending(self._terms, datetime.now(UTC)):
+                self._log.warning("certificate", of=whose, what=what)
+            await trio.sleep(WARN_SECONDS)
 
     def shown(self) -> dict[str, Any]:
         """Show what the gateway is in its fleet (docs/status.md has the names)."""

@@ -28,7 +28,7 @@ from gateway.app.descriptors import raise_limit
 from gateway.app.doors import Doorkeeper, open_doors
 from gateway.app.draining import Drained, Leaving
 from gateway.app.farewell import Farewell
-from gateway.app.fleet import FleetPart, fleet_of, refusals
+from gateway.app.fleet import FleetPart, ToldToEnd, fleet_of, refusals
 from gateway.app.lacking import say_what_is_lacking
 from gateway.app.manager import manager_of
 from gateway.app.options import USUAL, RunOptions
@@ -109,7 +109,7 @@ async def serve(
                             become_whom_it_says(config)
                         told = None if inherited is None else inherited.tickets
                         standing.tickets = await ticketing.opened_book(config, told)
-                        async with fleet_of(config, options.ends_with) as part:
+                        async with fleet_of(config, options.ends_with, signals) as part:
                             if part is not None:
                                 standing.tickets = await part.opened_book(config)
                             run = _Run(
@@ -119,6 +119,8 @@ async def serve(
                             status = await run.until_the_end()
                 finally:
                     await standing.aclose()
+            except ToldToEnd:
+                status = 0
             except StartError as error:  # as itself, not in the nursery's group
                 failed = error
                 if newer is not None:

@@ -86,9 +86,12 @@ def verbs_of(service: Service) -> dict[str, Verb]:
         sessions = 0 if kept is None else kept.sessions
         left = await book.remove(name, who_asks())
         rest = f"; {plural(sessions, 'session ends', 'sessions end')}" if sessions else ""
-        problems = (
-            () if left is None else (f"its file is left, so a restart brings it back: {left}",)
-        )
+        comes_back = "its file is left, so a restart brings it back"
+        if service.config.tickets.etcd:
+            comes_back = (
+                "the others have it until etcd answers, and keep it if this gateway ends before"
+            )
+        problems = () if left is None else (f"{comes_back}: {left}",)
         return ControlAnswer(True, (f"export {shown(name)} is removed{rest}",), problems)
 
     async def list_(arguments: Mapping[str, Any]) -> ControlAnswer:

@@ -84,6 +84,10 @@ def recovery(work: Work, *, restarted: bool, kept: bool = False) -> Steps:
     nothing else was begun. Raises `AnotherDisk`.
     """
     losses, trail = work.trail.losses, work.trail
+    if kept and work.export.flags & TransmissionFlag.CAN_MULTI_CONN:
+        # Every connection leads to it, by two promises; and what bears witness others may have written over.
+        for line in work.lines.in_use:
+            line.recognised = True
     yield from _recognised(work)
     if restarted:
         if kept:

@@ -127,8 +127,8 @@ async def _drained(
     import trio
 
     from gateway.cli import complain
+    from gateway.fleet.answers import EtcdUnavailable
     from gateway.fleet.draining import ask_to_drain, how_far
-    from gateway.fleet.etcd import EtcdUnavailable
     from gateway.fleet.home import NotNow
 
     said = ""
@@ -200,7 +200,7 @@ def _done(path: Path, ask: Callable[[Config], int]) -> int:
         complain(f"{path} has no [fleet]")
         return 1
     try:
-        from gateway.fleet.etcd import EtcdRefused, EtcdUnavailable
+        from gateway.fleet.answers import EtcdRefused, EtcdUnavailable
     except ImportError as error:
         complain(f"this needs the extra fleet, pip install '.[fleet]': {error}")
         return 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -59,7 +60,18 @@ def _address(value: object) -> NbdUri:
     plain = uri.username is None and not uri.parameters and not uri.export_named
     if not (uri.tls and uri.transport is Transport.TCP and uri.host and uri.port and plain):
         raise UriError(str(uri), 'expected "nbds://HOST:PORT", where other gateways reach this one')
+    if _is_everywhere(uri.host):
+        wrong = "expected an address of this gateway's own: whoever connects to this one comes to himself"
+        raise UriError(str(uri), wrong)
     return uri
+
+
+def _is_everywhere(host: str) -> bool:
+    """Say whether a host is what one listens at to be reached at all addresses."""
+    try:
+        return ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def _prefix(value: object) -> str:

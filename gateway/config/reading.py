@@ -19,6 +19,7 @@ from gateway.config.checks import NEEDED, findings
 from gateway.config.data import Vocabulary
 from gateway.config.documents import Document, Note, read, written
 from gateway.config.exports import Contexts, Export
+from gateway.config.fleet import Fleet
 from gateway.config.lines import KeyPath
 from gateway.config.models import Config, Control, Listen, Log, Tickets
 from gateway.config.problems import ConfigError, Place, Problem, Spot, problem_at
@@ -139,6 +140,7 @@ _TABLES: Mapping[str, "type[BaseModel]"] = {
     "control": Control,
     "admin": Admin,
     "tickets": Tickets,
+    "fleet": Fleet,
 }
 _INNER_TABLES: Mapping[tuple[str, ...], "type[BaseModel]"] = {
     ("export", "contexts"): Contexts,
@@ -154,6 +156,7 @@ _HEADERS = {
     "control": "[control]",
     "admin": "[admin]",
     "tickets": "[tickets]",
+    "fleet": "[fleet]",
 }
 
 

@@ -15,6 +15,7 @@ guarded.py    a link's socket that looks before each batch whether it still may
 taking.py     a disk is taken, cleared and given away at etcd
 draining.py   the gateway is drained: its disks are given away in good order
 tickets.py    exports that are made at run time, at all gateways of a fleet
+terms.py      which of its certificates have ended, or soon will
 office.py     what a member asks of the gateway around it
 
 A client that came in at another gateway than his disk's home:
@@ -27,6 +28,7 @@ Etcd:
 keys.py       the names of keys in etcd, and what they say; pure
 opening.py    the etcd of a configuration, with what it wants of us
 etcd.py       leases, keys, transactions and changes of etcd, over its JSON gateway
+answers.py    what etcd answers, read; pure
 following.py  keys that are followed: all below a prefix, as etcd had them a moment ago
 
 `DiskHome.serves` says whether a disk may be opened here. `GuardedSocket` asks before each batch whether it may

@@ -32,7 +32,14 @@ from gateway.tls.credentials import ClientCredentials, ServerCredentials
 from gateway.uri import NbdUri
 from gateway.wire.errors import WireError
 from gateway.wire.limits import KIB
-from gateway.wire.proxy import Header, ProxySource, decode_header, encode_header, ours_in
+from gateway.wire.proxy import (
+    MAX_LONG_BLOCK_BYTES,
+    Header,
+    ProxySource,
+    decode_header,
+    encode_header,
+    ours_in,
+)
 
 if TYPE_CHECKING:
     from gateway.identity import Identity
@@ -47,12 +54,13 @@ MOST_LINE_BYTES = 4 * KIB
 
 class NotTaken(Exception):
     """The other gateway has not taken the client; the text says why. `again`: it is worth asking where the home
-    is now.
+    is now. `answered`: it has said so itself.
     """
 
-    def __init__(self, text: str, *, again: bool) -> None:
+    def __init__(self, text: str, *, again: bool, answered: bool = False) -> None:
         super().__init__(text)
         self.again = again
+        self.answered = answered
 
 
 async def lead(
@@ -75,7 +83,8 @@ async def lead(
     if answer.get("said") == "taken":
         return stream
     await stream.aclose()
-    raise NotTaken(str(answer.get("why")), again=answer.get("said") == "elsewhere")
+    again = answer.get("said") == "elsewhere"
+    raise NotTaken(str(answer.get("why")), again=again, answered=True)
 
 
 async def ask_if_kept(
@@ -138,7 +147,7 @@ async def received(
     """
     stream, _admitted = await TlsStream.accept(plain, credentials.session)
     data = b""
-    while not isinstance(header := decode_header(data), Header):
+    while not isinstance(header := decode_header(data, MAX_LONG_BLOCK_BYTES), Header):
         more = await stream.receive_some(header)
         if not more:
             raise WireError(f"the PROXY header ends after {len(data)} bytes")

@@ -57,7 +57,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from gateway.config import Fleet
-from gateway.fleet.etcd import Etcd, EtcdKey, EtcdPut
+from gateway.fleet.answers import EtcdKey
+from gateway.fleet.etcd import Etcd, EtcdPut
 from gateway.fleet.following import AGAIN_SECONDS, FollowedKeys
 from gateway.fleet.held import HeldLease
 from gateway.fleet.home import DiskHome, NotNow
@@ -347,6 +348,11 @@ def shown_of(text: str) -> dict[str, Any]:
     """Read what a gateway has said at etcd of how far it is; empty, if it is not that."""
     try:
         said = json.loads(text)
-    except (ValueError, RecursionError):
+        counts = [said.get(each, 0) for each in ("left", "moved", "more")]
+        seconds = said.get("sessions_end_in_seconds")
+        parts = [(each["disk"], each["what"]) for each in said.get("moving", ())]
+        parts += [(each["disk"], each["why"]) for each in said.get("stays", ())]
+    except (ValueError, RecursionError, AttributeError, TypeError, LookupError):
         return {}
-    return said if isinstance(said, dict) else {}
+    numbers = all(isinstance(each, int) for each in (*counts, seconds or 0))
+    return said if numbers and all(isinstance(e, str) for part in parts for e in part) else {}

@@ -2,9 +2,10 @@
 that compare first, and what has changed. https://etcd.io/docs/v3.4/dev-guide/api_grpc_gateway/
 
 Several members are one etcd. A call goes to the member that answered last; if that one gives no answer, or says
-that it has no leader, to the next, each once. So a call may have been carried out although the member that did
-it never said so. Whoever compares and changes (`change`) has to read again when it is told that nothing was
-changed, and must put something of its own into what it writes.
+that it has no leader, to the next, each once. What comes and is no answer of etcd's is none (`answers`). So a
+call may have been carried out although the member that did it never said so. Whoever compares and changes
+(`change`) has to read again when it is told that nothing was changed, and must put something of its own into
+what it writes.
 
 Keys and values are text here, and base64 on the way; numbers of 64 bits are texts in JSON. With a user and a
 password a token is got first; it goes with every call, and another one is got when etcd does not know it any
@@ -18,18 +19,31 @@ The only module that imports httpx, which is there with the extra `fleet`.
 
 from __future__ import annotations
 
-import json
 import ssl
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import trio
 
+from gateway.fleet.answers import (
+    EtcdForgotten,
+    EtcdKey,
+    EtcdRefused,
+    EtcdUnavailable,
+    MemberUnanswered,
+    TokenUnknown,
+    answer_of,
+    changed_in,
+    keys_of,
+    page_of,
+    revision_of,
+    understood,
+)
 from gateway.wire.limits import KIB
 
 MOST_ANSWER_BYTES = 16 * 1024 * KIB
@@ -39,38 +53,14 @@ MOST_ANSWER_BYTES = 16 * 1024 * KIB
 PAGE_KEYS = 500
 """Keys that one call reads."""
 
-NO_LEADER, TOKEN_UNKNOWN = 14, 16
-"""Codes of gRPC: UNAVAILABLE (also: it took too long), UNAUTHENTICATED."""
+_Result = TypeVar("_Result")
+
+_Ask = Callable[[str, str, Mapping[str, object]], Awaitable[_Result]]
+"""Asks a member something, and gives what it says."""
 
 
 HAS_LEADER = {"Grpc-Metadata-hasleader": "true"}
 """With this a member that has lost the others says so to whoever waits for changes at it."""
-
-
-class EtcdUnavailable(Exception):
-    """No member has answered; the text says what came of each. It may or may not have been done."""
-
-
-class EtcdRefused(Exception):
-    """etcd has answered that it will not; the text is its own. It was not done."""
-
-
-class EtcdForgotten(Exception):
-    """etcd does not know any more what has changed after that revision: all has to be read."""
-
-
-@dataclass(frozen=True, slots=True)
-class EtcdKey:
-    """A key, and what it is."""
-
-    key: str
-    value: str
-    revision: int
-    """Of its last change; 0: it is not there."""
-    lease: int = 0
-    """The lease it ends with; 0: none."""
-    gone: bool = False
-    """That change has removed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +74,8 @@ class EtcdPut:
 
 class Etcd:
     """An etcd of these members (`https://HOST:PORT`). Each has `seconds` for a step (to
-    connect, to answer), and twice that for all. Use as a context manager.
+    connect, to answer), and twice that for all. The `password` is asked for with each token: it may be another
+    one by then. Use as a context manager.
 
     All methods raise `EtcdUnavailable` and `EtcdRefused`.
     """
@@ -95,7 +86,7 @@ class Etcd:
         *,
         context: ssl.SSLContext | None = None,
         user: str | None = None,
-        password: str = "",
+        password: Callable[[], str] = str,
         seconds: float = 2.0,
     ) -> None:
         self._members = [each.rstrip("/") for each in members]
@@ -121,24 +112,29 @@ class Etcd:
 
     async def grant(self, seconds: int) -> tuple[int, float]:
         """Make a lease; give its number, and how many seconds etcd has granted."""
-        said = await self._call("lease/grant", {"TTL": str(seconds)})
-        return int(said["ID"]), float(said["TTL"])
+
+        def granted(said: Any) -> tuple[int, float]:
+            return int(said["ID"]), float(said["TTL"])
+
+        return await self._call("lease/grant", {"TTL": str(seconds)}, granted)
 
     async def keep_alive(self, lease: int) -> float:
         """Renew a lease; give how many seconds it has from when etcd handled that. 0: there is none."""
-        said = await self._call("lease/keepalive", {"ID": str(lease)})
-        return float(said["result"].get("TTL", 0))
+
+        def renewed(said: Any) -> float:
+            return float(said["result"].get("TTL", 0))
+
+        return await self._call("lease/keepalive", {"ID": str(lease)}, renewed)
 
     async def revoke(self, lease: int) -> None:
         """End a lease, and its keys with it."""
-        await self._call("lease/revoke", {"ID": str(lease)})
+        await self._call("lease/revoke", {"ID": str(lease)}, lambda _said: None)
 
     # --- Keys
 
     async def get(self, key: str) -> EtcdKey:
         """Give a key as a majority of the members have it."""
-        said = await self._call("kv/range", {"key": _encoded(key)})
-        found = [_key_of(each) for each in said.get("kvs", ())]
+        found = await self._call("kv/range", {"key": _encoded(key)}, keys_of)
         return found[0] if found else EtcdKey(key, "", 0)
 
     async def below(self, prefix: str) -> tuple[list[EtcdKey], int]:
@@ -152,11 +148,10 @@ class Etcd:
                 "limit": str(PAGE_KEYS),
                 "revision": str(revision),
             }
-            said = await self._call("kv/range", asked)
-            revision = revision or int(said["header"]["revision"])
-            page = [_key_of(each) for each in said.get("kvs", ())]
+            page, more, now = await self._call("kv/range", asked, page_of)
+            revision = revision or now
             found += page
-            if not said.get("more") or not page:
+            if not more or not page:
                 return found, revision
             begin = page[-1].key.encode() + b"\0"
 
@@ -189,12 +184,16 @@ class Etcd:
             for each in puts
         ]
         done += [{"request_delete_range": {"key": _encoded(each)}} for each in deletes]
-        said = await self._call("kv/txn", {"compare": compare, "success": done})
-        return int(said["header"]["revision"]) if said.get("succeeded") else 0
+
+        def changed(said: Any) -> int:
+            return revision_of(said) if said.get("succeeded") else 0
+
+        return await self._call("kv/txn", {"compare": compare, "success": done}, changed)
 
     async def changes(self, prefix: str, after: int, seconds: float) -> tuple[list[EtcdKey], int]:
         """Wait for `seconds` at most until keys that begin with `prefix` change after a revision. Give each
-        change as the key was then, in order, and after which revision to ask for more. Raises `EtcdForgotten`.
+        change as the key was then, in order, and after which revision to ask for more. Raises `EtcdForgotten`,
+        also if etcd does not know that revision yet: it was begun anew, or the member that was asked is behind.
         """
         asked = {
             "create_request": {
@@ -203,45 +202,55 @@ class Etcd:
                 "start_revision": str(after + 1),
             }
         }
-        found: tuple[list[EtcdKey], int] = await self._call(
-            "watch", asked, partial(self._listen, seconds, after)
-        )
-        return found
+        return await self._tried("watch", asked, partial(self._listen, seconds, after))
 
     # --- Calls
 
     async def _call(
-        self,
-        what: str,
-        asked: Mapping[str, object],
-        ask: Callable[[str, str, Mapping[str, object]], Awaitable[Any]] | None = None,
-    ) -> Any:
-        ask = ask or self._ask
+        self, what: str, asked: Mapping[str, object], read: Callable[[Any], _Result]
+    ) -> _Result:
+        """Ask, and give what is `read` of the answer."""
+
+        async def ask(member: str, what: str, asked: Mapping[str, object]) -> _Result:
+            content = await self._ask(member, what, asked)
+            return understood(content, read)
+
+        return await self._tried(what, asked, ask)
+
+    async def _tried(self, what: str, asked: Mapping[str, object], ask: _Ask[_Result]) -> _Result:
+        """Ask one member after the other, until one answers. Others do so at the same time: who finds one that
+        does not answer makes the next the first, unless somebody has done so before.
+        """
         tried: list[str] = []
         again = True
-        while len(tried) < len(self._members):
-            member = self._members[self._first]
+        count = len(self._members)
+        left = [*range(count)]
+        while left:
+            number = min(left, key=lambda each: (each - self._first) % count)
+            member = self._members[number]
             try:
-                await self._authenticate_if_needed()
+                await self._authenticate_if_needed(member)
                 return await ask(member, what, asked)
-            except _Unanswered as error:
+            except MemberUnanswered as error:
                 tried.append(f"{member}: {error}")
-                self._next()
-            except _TokenUnknown as error:
+                left.remove(number)
+                if self._first == number:
+                    self._first = (number + 1) % count
+            except TokenUnknown as error:
                 self._token = ""
                 if not again or self._user is None:
                     raise EtcdRefused(str(error)) from None
                 again = False
         raise EtcdUnavailable("; ".join(tried))
 
-    async def _authenticate_if_needed(self) -> None:
+    async def _authenticate_if_needed(self, member: str) -> None:
         if self._user is None or self._token:
             return
-        asked = {"name": self._user, "password": self._password}
-        said = await self._ask(self._members[self._first], "auth/authenticate", asked)
-        self._token = str(said["token"])
+        asked = {"name": self._user, "password": self._password()}
+        content = await self._ask(member, "auth/authenticate", asked)
+        self._token = understood(content, lambda said: str(said["token"]))
 
-    async def _ask(self, member: str, what: str, asked: Mapping[str, object]) -> Any:
+    async def _ask(self, member: str, what: str, asked: Mapping[str, object]) -> bytes:
         try:
             # httpx has a limit of its own for each step, and closes the socket then; from outside it does not.
             with trio.fail_after(2 * self._seconds):
@@ -253,12 +262,12 @@ class Etcd:
                             if len(content) > MOST_ANSWER_BYTES:
                                 reading.cancel()
                     if reading.cancel_called:
-                        raise _Unanswered(f"more than {MOST_ANSWER_BYTES} bytes")
+                        raise MemberUnanswered(f"more than {MOST_ANSWER_BYTES} bytes")
         except trio.TooSlowError:
-            raise _Unanswered(f"no answer within {2 * self._seconds:g} s") from None
+            raise MemberUnanswered(f"no answer within {2 * self._seconds:g} s") from None
         except (httpx.HTTPError, OSError) as error:
-            raise _Unanswered(_words(error)) from None
-        return self._read(bytes(content))
+            raise MemberUnanswered(_words(error)) from None
+        return bytes(content)
 
     @asynccontextmanager
     async def _posted(
@@ -301,63 +310,35 @@ class Etcd:
                         *lines, content = (content + piece).split(b"\n")
                         understood = understood or bool(lines)
                         try:
-                            found += [each for line in lines for each in self._changed(line)]
+                            found += [each for line in lines for each in changed_in(line, after)]
                             if len(content) > MOST_ANSWER_BYTES:
-                                raise _Unanswered(f"a line of more than {MOST_ANSWER_BYTES} bytes")
-                        except (EtcdForgotten, EtcdRefused, _Unanswered, _TokenUnknown) as error:
+                                raise MemberUnanswered(
+                                    f"a line of more than {MOST_ANSWER_BYTES} bytes"
+                                )
+                        except (
+                            EtcdForgotten,
+                            EtcdRefused,
+                            MemberUnanswered,
+                            TokenUnknown,
+                        ) as error:
                             failed = error
                         if found or failed:
                             reading.cancel()
         except httpx.ReadTimeout:
             if not understood:
-                raise _Unanswered("it does not say that it listens") from None
+                raise MemberUnanswered("it does not say that it listens") from None
             return [], after
         except (httpx.HTTPError, OSError) as error:
-            raise _Unanswered(_words(error)) from None
+            raise MemberUnanswered(_words(error)) from None
         if failed is not None:
             raise failed
         if not found:
-            self._read(content)  # which is why it is over, if it has said that
-            raise _Unanswered("it has ended its answer")
+            answer_of(content)  # which is why it is over, if it has said that
+            raise MemberUnanswered("it has ended its answer")
         return found, found[-1].revision
-
-    def _changed(self, line: bytes) -> list[EtcdKey]:
-        """Give the keys of a line. Raises what there is to be said instead."""
-        said = self._read(line).get("result", {})
-        if said.get("canceled"):
-            if int(said.get("compact_revision", 0)):
-                raise EtcdForgotten
-            why = str(said.get("cancel_reason") or "it does not let us listen")
-            raise _TokenUnknown(why)  # an old token is not said to be one
-        return [
-            replace(_key_of(each["kv"]), gone=each.get("type") == "DELETE")
-            for each in said.get("events", ())
-        ]
-
-    def _read(self, content: bytes) -> Any:
-        try:
-            said = json.loads(content)
-            if not isinstance(said, dict):
-                raise ValueError
-        except (ValueError, RecursionError):
-            raise _Unanswered(f"expected an answer of JSON, got {content[:80]!r}") from None
-        error = said.get("error")
-        if error is None:
-            return said
-        inner = error if isinstance(error, dict) else said
-        text = str(inner.get("message") or error)
-        code = inner.get("code", inner.get("grpc_code"))
-        if code == TOKEN_UNKNOWN:
-            raise _TokenUnknown(text)
-        if code == NO_LEADER or "no leader" in text:
-            raise _Unanswered(text)
-        raise EtcdRefused(text)
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": self._token} if self._token else {}
-
-    def _next(self) -> None:
-        self._first = (self._first + 1) % len(self._members)
 
 
 class _Question(httpx.AsyncByteStream):
@@ -375,23 +356,6 @@ class _Question(httpx.AsyncByteStream):
         if not self._left:
             raise StopAsyncIteration
         return self._left.pop()
-
-
-class _Unanswered(EtcdUnavailable):
-    """One member has not answered."""
-
-
-class _TokenUnknown(Exception):
-    """etcd does not know our token, or there is none and it wants one."""
-
-
-def _key_of(said: Mapping[str, Any]) -> EtcdKey:
-    return EtcdKey(
-        b64decode(said["key"]).decode("utf-8", "replace"),
-        b64decode(said.get("value", "")).decode("utf-8", "replace"),
-        int(said.get("mod_revision", 0)),
-        int(said.get("lease", 0)),
-    )
 
 
 def _encoded(text: str) -> str:

@@ -10,9 +10,10 @@ does not have to find out.
 When the lease has run out, `cut` throws away what waits in the kernel to be sent, as far as it can: the socket
 is told to be reset when it is closed (SO_LINGER, socket(7)), and whoever reads from it is woken by its end.
 
-Whether a link has *ended well* is seen here, too. A DISC is only said when nothing is under way, so if it was
-the last thing that was sent, all else was answered. A disk is given away in good order only if all its links
-have ended so.
+Whether a link has *ended well* is seen here, too. A `Goodbye` is only said when nothing is under way, so if it
+was the last thing that was sent, all else was answered. A disk is given away in good order only if all its
+links have ended so. A DISC is told by that and not by its bytes: what a client has for the disk may look the
+same.
 """
 
 from __future__ import annotations
@@ -24,14 +25,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from gateway.net.options import TCP_FAMILIES, RelaySocket
-from gateway.wire.constants import Cmd
+from gateway.wire.framing import Goodbye
 
 Buffer = bytes | memoryview
-
-_HEADS = {28, 32}
-"""Bytes of a request's header, compact and extended."""
-
-_KIND = struct.Struct(">6xH")  # after the magic and the flags of a command
 
 _RESET = struct.pack("ii", 1, 0)  # struct linger: on, no seconds
 
@@ -74,7 +70,7 @@ class GuardedSocket:
 
     def send(self, data: Buffer) -> int:
         """Look, and send some. Raises BlockingIOError, OSError."""
-        goes = _is_disc(data)
+        goes = isinstance(data, Goodbye)
         if not goes:
             self._look()
         self._ended_well = goes
@@ -111,11 +107,6 @@ class GuardedSocket:
             self._is_closed = True
             self._closed(self._ended_well)
         self._sock.close()
-
-
-def _is_disc(data: Buffer) -> bool:
-    kind: int = _KIND.unpack_from(data)[0] if len(data) in _HEADS else -1
-    return kind == Cmd.DISC
 
 
 def _set(sock: RelaySocket, level: int, option: int, value: int | bytes) -> None:

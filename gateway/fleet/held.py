@@ -17,7 +17,8 @@ import trio
 
 from gateway.config import Fleet
 from gateway.config.fleet import PATIENCE_SECONDS
-from gateway.fleet.etcd import Etcd, EtcdKey, EtcdPut, EtcdRefused, EtcdUnavailable
+from gateway.fleet.answers import EtcdKey, EtcdRefused, EtcdUnavailable
+from gateway.fleet.etcd import Etcd, EtcdPut
 from gateway.fleet.following import AGAIN_SECONDS
 from gateway.fleet.keys import FleetKeys, said_of_run
 from gateway.fleet.lease import MARGIN_PART, RENEWALS, Lease
@@ -90,6 +91,7 @@ class HeldLease:
         """
         settings = self._settings
         there: EtcdKey | None = None
+        told = ""
         with trio.move_on_after(2 * settings.lease_seconds + PATIENCE_SECONDS) as limit:
             while True:
                 why = ""
@@ -106,6 +108,10 @@ class HeldLease:
                     why, there = f"etcd does not answer: {error}", None
                     if limit.deadline - trio.current_time() < PATIENCE_SECONDS:
                         break
+                kind = why.partition(":")[0]
+                if kind != told:
+                    self._log.warning("waiting to join a fleet", why=why)
+                    told = kind
                 await trio.sleep(AGAIN_SECONDS)
         raise NotJoined(why)
 
@@ -129,10 +135,12 @@ class HeldLease:
             await self._keep()
 
     async def _keep(self) -> None:
-        well = True
+        well, sent = True, boottime()
         while True:
-            wait = self._settings.lease_seconds / RENEWALS if well else AGAIN_SECONDS
-            await trio.sleep(wait)
+            # From when the last one was sent: an etcd that is slow to answer has no less often to do so.
+            since = boottime() - sent
+            wait = self._settings.lease_seconds / RENEWALS - since if well else AGAIN_SECONDS
+            await trio.sleep(max(wait, 0))
             sent = boottime()
             try:
                 if self.number:

@@ -3,7 +3,8 @@ home is to its session (`gateway.sessions.led`).
 
 Whoever connects, at first or after a loss, asks etcd where the home is, and asks again until there is one that
 takes the client, or nobody waits any more. If the home has come here meanwhile, the connection is a pair of
-sockets.
+sockets. A gateway that cannot be reached from here is passed over, where there is another one to take the disk.
+It may be in etcd for as long as it likes: nobody but those who come in here knows.
 
 A home that has ended a session is asked first whether it has kept all (`HomePeer`). If it has given the disk
 away in good order it has: then nothing is lost, and nothing comes late. One that was killed says nothing, so
@@ -110,6 +111,8 @@ class WayHome:
         self._way = ""
         """What the newest connection is called."""
         self._is_found = False
+        self._not_reached: set[str] = set()
+        """Gateways that have not answered since it is looked for the home."""
         self._left: HomePeer | None = None
         """Where the last connection led, as long as that was not asked what it has kept."""
         self._member = member
@@ -135,7 +138,7 @@ class WayHome:
         """Find where the home is, for whoever connects next, and say whether it is another gateway. Raises
         `Refusal`.
         """
-        self.home = await self._member.home_of(self.site, take=False)
+        self.home = await self._member.home_of(self.site, take=False, but=self._not_reached)
         self._is_found = True
         return self.home is not None
 
@@ -144,6 +147,7 @@ class WayHome:
         why = NO_HOME
         with trio.move_on_after(self._member.most_seconds(self.site)):
             await self._hear_out()
+            self._not_reached.clear()
             while True:
                 try:
                     if not self._is_found:
@@ -158,6 +162,8 @@ class WayHome:
                     why = f"its home is {self.home.gateway}: {error}"
                     if not error.again:
                         raise DialError(why) from None
+                    if not error.answered:
+                        self._not_reached.add(self.home.gateway)
                 except OSError as error:  # as many are open as may be
                     raise DialError(f"its home is here: {error.strerror}", down=True) from None
                 await trio.sleep(AGAIN_SECONDS)

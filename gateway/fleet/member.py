@@ -10,14 +10,14 @@ last session of the time before has gone.
 
 Where a home is, is asked of etcd each time that it is not here, and never remembered: an answer that is old
 would lead nowhere. Whoever finds no home leads the client to the gateway that a hash of the disk's and the
-gateways' names gives, among those that are not drained (`draining`), and that one takes the disk. If two take
-it at a time, etcd lets one have it.
+gateways' names gives, among those that are not drained (`draining`), and that one takes the disk. If it cannot
+be reached from here, the next one does (`led`). If two take it at a time, etcd lets one have it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ from gateway.fleet.etcd import Etcd
 from gateway.fleet.following import AGAIN_SECONDS
 from gateway.fleet.held import HeldLease
 from gateway.fleet.home import DiskHome, NotNow
-from gateway.fleet.keys import FleetKeys, best_of, disk_of, run_said
+from gateway.fleet.keys import FleetKeys, NotSaid, best_of, disk_of, run_said
 from gateway.fleet.office import FleetOffice
 from gateway.fleet.record import HomeRun
 from gateway.fleet.taking import NOT_ANSWERED, Taking
@@ -169,10 +169,12 @@ class FleetMember:
             if not (home.asking or home.moves or home.is_ours or home.has_links):
                 self._homes.pop(disk, None)
 
-    async def home_of(self, site: DiskSite, *, take: bool) -> HomeRun | None:
+    async def home_of(
+        self, site: DiskSite, *, take: bool, but: Collection[str] = ()
+    ) -> HomeRun | None:
         """Give the gateway that is the home of a disk; None: it is here, and serves now. Where there is none,
-        the disk is taken, if it is for this one to take, or if it is led here (`take`). Waits until the disk
-        may be served. Raises `Refusal`.
+        the disk is taken, if it is for this one to take, or if it is led here (`take`). It is for none of
+        `but` to take, unless they are all that there are. Waits until the disk may be served. Raises `Refusal`.
         """
         disk = self.disk_at(site)
         if disk is None:
@@ -181,7 +183,7 @@ class FleetMember:
         with self._asked_for(disk, site) as home, trio.move_on_after(self.most_seconds(site)):
             while not home.serves(self.held):
                 try:
-                    elsewhere = await self._found(home, take=take)
+                    elsewhere = await self._found(home, take=take, but=but)
                     if elsewhere is not None:
                         return elsewhere
                     if home.moves or home.tenure.stage is TenureStage.CLEARING:
@@ -207,14 +209,16 @@ class FleetMember:
             key = await self._etcd.get(self._keys.home(disk))
         return run_said(key.value)[0] if key.revision else None
 
-    async def _found(self, home: DiskHome, *, take: bool) -> HomeRun | None:
+    async def _found(self, home: DiskHome, *, take: bool, but: Collection[str]) -> HomeRun | None:
         async with home.turn:
             if home.is_ours or home.moves:
                 return None
             async with self._asking:
-                return await self._found_at_etcd(home, take=take)
+                return await self._found_at_etcd(home, take=take, but=but)
 
-    async def _found_at_etcd(self, home: DiskHome, *, take: bool) -> HomeRun | None:
+    async def _found_at_etcd(
+        self, home: DiskHome, *, take: bool, but: Collection[str]
+    ) -> HomeRun | None:
         key = await self._etcd.get(self._keys.home(home.disk))
         if key.revision:
             holder, _more = run_said(key.value)
@@ -225,7 +229,8 @@ class FleetMember:
             return None
         members = await self._members()
         takers = self._drains.but(members) or members
-        best = best_of(home.disk, [*takers]) if takers else self.settings.name
+        reached = [name for name in takers if name not in but] or [*takers]
+        best = best_of(home.disk, reached) if reached else self.settings.name
         led_here = take and self.settings.name in takers
         if not led_here and best != self.settings.name:
             return members[best]
@@ -238,8 +243,12 @@ class FleetMember:
 
     async def _members(self) -> dict[str, HomeRun]:
         found, _revision = await self._etcd.below(self._keys.members)
-        runs = [run_said(each.value)[0] for each in found]
-        return {each.gateway: each for each in runs}
+        runs: dict[str, HomeRun] = {}
+        for each in found:
+            with suppress(NotSaid):  # nobody can be led there, and that harms no other
+                run, _more = run_said(each.value)
+                runs[run.gateway] = run
+        return runs
 
     async def _others(self) -> int:
         """Say how many gateways there are that would take our disks. Raises what etcd raises."""

@@ -20,7 +20,8 @@ import trio
 
 from gateway.config import Fleet
 from gateway.config.fleet import FENCE_SECONDS
-from gateway.fleet.etcd import Etcd, EtcdKey, EtcdPut, EtcdRefused, EtcdUnavailable
+from gateway.fleet.answers import EtcdKey, EtcdRefused, EtcdUnavailable
+from gateway.fleet.etcd import Etcd, EtcdPut
 from gateway.fleet.following import AGAIN_SECONDS
 from gateway.fleet.held import HeldLease, boottime
 from gateway.fleet.home import DiskHome, NotNow

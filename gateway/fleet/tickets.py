@@ -5,10 +5,11 @@ that change it at a time one is told what the other has done. All follow the key
 have it a moment later. So it is with the beginning of a use of a ticket that is for one: who is the first to
 have written down whose use it is, has it, and every other client is refused, at whichever gateway it asks.
 
-What was taken up stays in force while etcd does not answer. Nothing can be made, renewed or removed then, and
-no use begins. That a ticket is over each gateway sees by its own clocks (`gateway.tickets.clock`), and who sees
-it first removes the key: so the clocks of a fleet have to agree about as well as its tickets are to end. A key
-is removed only as it is known, so whoever has not heard of a renewal takes nothing away.
+What was taken up stays in force while etcd does not answer. Nothing can be made or renewed then, and no use
+begins; what is removed is over here, and for the others when etcd answers again. That a ticket is over each
+gateway sees by its own clocks (`gateway.tickets.clock`), and who sees it first removes the key: so the clocks
+of a fleet have to agree about as well as its tickets are to end. A key is removed only as it is known, so
+whoever has not heard of a renewal takes nothing away.
 
 A key's name is a hash, as that of a file is, for the same reasons (`gateway.tickets.store`).
 """
@@ -19,7 +20,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gateway.config import Fleet
-from gateway.fleet.etcd import Etcd, EtcdKey, EtcdPut, EtcdRefused, EtcdUnavailable
+from gateway.fleet.answers import EtcdKey, EtcdRefused, EtcdUnavailable
+from gateway.fleet.etcd import Etcd, EtcdPut
 from gateway.fleet.following import FollowedKeys
 from gateway.fleet.keys import FleetKeys
 from gateway.tickets.store import (
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
     from gateway.tickets.book import Book
 
 
+CHANGED = "another gateway has changed it at the same moment: ask again"
+
+
 class EtcdTickets:
     """A `TicketStore` in etcd, and the book that is told of what others change."""
 
@@ -44,7 +49,7 @@ class EtcdTickets:
         self.gateway: str | None = settings.name
         self._etcd = etcd
         self._prefix = FleetKeys(settings.prefix).tickets
-        self._followed = FollowedKeys(etcd, self._prefix, self._brought)
+        self._followed = FollowedKeys(etcd, self._prefix, self._brought, self._begun_anew)
         self._known: dict[str, int] = {}
         """At which revision each key was changed last, as far as the book has been told."""
         self._names: dict[str, str] = {}
@@ -64,6 +69,9 @@ class EtcdTickets:
     async def _brought(self, key: EtcdKey) -> None:
         async with self._book.turn:
             self._take_over(key)
+
+    def _begun_anew(self) -> None:
+        self._known = dict.fromkeys(self._known, 0)
 
     def _take_over(self, key: EtcdKey) -> None:
         """Tell the book of a key, while it is our turn, if it has not been told or done it itself."""
@@ -99,16 +107,18 @@ class EtcdTickets:
             if not done:
                 self._take_over(there if there.revision else EtcdKey(key, "", known, gone=True))
                 del self._tried[file]
-                raise TicketChanged("another gateway has changed it at the same moment: ask again")
+                raise TicketChanged(CHANGED)
         except ValueError as error:
             raise NotKept(str(error)) from None
         except (EtcdUnavailable, EtcdRefused) as error:
             raise NotKept(str(error)) from None
         del self._tried[file]
         self._known[file], self._names[file] = done, name
+        self._followed.note_ours(key, done)
 
     async def drop(self, names: Sequence[str]) -> None:
         """See `TicketStore`."""
+        changed = False
         for name in names:
             file = file_of(name)
             key = f"{self._prefix}{file}"
@@ -129,9 +139,12 @@ class EtcdTickets:
             if not done:
                 self._known.pop(file, None)
                 self._take_over(await self._again(key))
-                raise NotKept("another gateway has changed it at the same moment: ask again")
+                changed = True
+                continue
             self._names.pop(file, None)
             self._known[file] = done
+        if changed:
+            raise TicketChanged(CHANGED)
 
     async def _again(self, key: str) -> EtcdKey:
         try:

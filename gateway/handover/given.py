@@ -55,8 +55,12 @@ class DiskSite:
         """Read what `as_said` gave. Raises `NotUnderstood`."""
         try:
             where = frozenset(tuple(map(_text, address)) for address in said["where"])
-            return cls(where, _text(said["name"]))
-        except (KeyError, TypeError) as error:
+            if not where:
+                raise ValueError("it is nowhere")
+            name = _text(said["name"])
+            name.encode("utf-8", "surrogateescape")  # as a name that came from a client
+            return cls(where, name)
+        except (KeyError, TypeError, ValueError) as error:
             raise NotUnderstood(f"expected a disk's place, got {said!r:.80} ({error})") from None
 
 

@@ -386,7 +386,8 @@ class Session(Timed):
         sink = self._requests_lane.sink
         with suppress(OSError):  # it has gone already
             if sink is not None:
-                sink.send(self.traffic.plan.link.disc())
+                traffic = self.traffic
+                sink.send(traffic.plan.link.disc(unanswered=traffic.in_flight))
 
     @property
     def _may_leave_link(self) -> bool:

@@ -8,8 +8,8 @@ from collections import Counter
 from typing import Any
 
 from gateway.config import Config
+from gateway.fleet.answers import EtcdKey
 from gateway.fleet.draining import shown_of
-from gateway.fleet.etcd import EtcdKey
 from gateway.fleet.keys import FleetKeys, NotSaid, run_said
 from gateway.fleet.opening import opened_etcd
 from gateway.fleet.record import NotARecord, record_of
@@ -69,4 +69,4 @@ def _writers(key: EtcdKey) -> list[str]:
     try:
         return [each.gateway for each in record_of(key.value).writers]
     except NotARecord:
-        return []
+        return ["?"]  # nobody can take the disk, and whoever asks for it is told why

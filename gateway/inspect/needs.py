@@ -20,7 +20,7 @@ from gateway.net.command import unstartable
 from gateway.net.private import without_room
 from gateway.net.privileges import why_not
 from gateway.net.socket_file import homeless, is_abstract, ungivable
-from gateway.upstream.configured import load_keyring
+from gateway.upstream.configured import StartError, load_keyring
 from gateway.uri import FileUri
 
 
@@ -61,6 +61,16 @@ def ending(config: Config) -> Iterator[str]:
     keyring = load_keyring(config)
     if keyring is not None:
         for whose, what in keyring.warnings(datetime.now(UTC)):
+            yield f"{whose}: {what}"
+    if config.fleet is not None:
+        from gateway.fleet import terms
+        from gateway.tls.errors import CredentialsError
+
+        try:
+            found = terms.terms_of(config.fleet)
+        except CredentialsError as error:
+            raise StartError(f"fleet: {error}") from None
+        for whose, what in terms.ending(found, datetime.now(UTC)):
             yield f"{whose}: {what}"
 
 

@@ -172,7 +172,8 @@ class Wire:
         sink = self._requests.sink
         if not self._lost and not self._requests.out and sink is not None:
             with suppress(OSError):  # it has gone already
-                sink.send(self.line.traffic.plan.link.disc())
+                traffic = self.line.traffic
+                sink.send(traffic.plan.link.disc(unanswered=traffic.in_flight))
 
 
 class Wires:

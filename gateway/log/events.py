@@ -1305,6 +1305,15 @@ FLEET = Chapter(
     (),
     (
         _event(
+            "waiting to join a fleet",
+            WARNING,
+            "The gateway is not yet one of the fleet, and serves nobody. If it cannot become one, it ends, and"
+            " says why.",
+            "If it was killed a moment ago, and is started again: nothing, its old lease ends by itself. Else"
+            " see to etcd, or give it a name that no other gateway has.",
+            why=_WHY,
+        ),
+        _event(
             "joined a fleet",
             INFO,
             "The gateway is one of a fleet, and other gateways can reach it.",

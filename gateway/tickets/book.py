@@ -2,7 +2,8 @@
 
 What is promised is on the disk first: a ticket is in force after its file is. What is taken away is taken away
 at once, and on the disk afterwards: if that cannot be done, who asked is told that it comes back with the next
-start. Changes go one after the other (`turn`), so that of two with one name each is whole. A reload takes its
+start. Where others have the same tickets, it is tried until it is done: else they had it for as long as they
+like. Changes go one after the other (`turn`), so that of two with one name each is whole. A reload takes its
 turn among them, and finds the same tickets at its end as at its beginning.
 
 Here is what this gateway does. What others do to the same tickets, gateways of a fleet or another process, is
@@ -69,6 +70,8 @@ class Book:
         self._look_later = self._due.look_later
         self._leaving: list[IssuedTicket] = []
         """Those whose use goes on elsewhere, which is to be written down."""
+        self._in_vain: set[str] = set()
+        """Those that could not be removed where they are kept, as the log has it."""
         self.names, self.chains = self._roll.names, self._roll.chains
         """Those in force."""
         self.following = Following(self._roll, clock, None if store is None else store.gateway)
@@ -204,9 +207,18 @@ class Book:
         self._roll.gone.append(name)  # for `watch`, if whoever asks goes before it is done
         async with self.my_turn():
             # Who keeps them since has been told that it is over, and sees to the file.
-            why = None if self.is_elsewhere else await self._files_removed([name])
+            left = None if self.is_elsewhere else await self._files_removed([name])
+            tried = 1
+            while isinstance(left, TicketChanged) and tried < MOST_TRIES:
+                left = await self._files_removed([name])
+                tried += 1
         self._roll.gone[:] = [each for each in self._roll.gone if each != name]
-        return why
+        if left is None:
+            return None
+        if self._others_have_it:
+            self._roll.gone.append(name)
+            self._wake()
+        return f"{self._place}: {left}"
 
     async def begin_use(self, name: str, ticket: Ticket) -> None:
         """Note on the disk that a ticket is in use, if it is for one use. Raises `NoTicket`."""
@@ -267,12 +279,21 @@ class Book:
             if there is None:
                 self._roll.gone.append(name)  # it may be there, and not for sure
                 self._wake()
-            raise NoTicket(f"{self._store.place}: {error}") from None
+            raise NoTicket(f"{self._place}: {error}") from None
         if self._roll.all.get(name) is not there:
             await self._files_removed([name])
             raise NoTicket(f"the ticket {shown(name)} has ended meanwhile")
 
-    async def _files_removed(self, names: Collection[str]) -> str | None:
+    @property
+    def _place(self) -> str:
+        return "" if self._store is None else self._store.place
+
+    @property
+    def _others_have_it(self) -> bool:
+        """What is kept others have, too, for as long as it is."""
+        return self._store is not None and self._store.gateway is not None
+
+    async def _files_removed(self, names: Collection[str]) -> NotKept | None:
         """Remove the files of tickets that are no more; say why one is there still."""
         assert self._store is not None
         gone = [name for name in names if name not in self._roll.all]  # it may have been made anew
@@ -280,9 +301,14 @@ class Book:
             with trio.CancelScope(shield=True):
                 await self._store.drop(gone)
         except NotKept as error:
-            why = f"{self._store.place}: {error}"
-            self._roll.log.warning("ticket not removed from the disk", tickets=len(gone), why=why)
-            return why
+            if not self._in_vain.issuperset(gone):
+                why = f"{self._place}: {error}"
+                self._roll.log.warning(
+                    "ticket not removed from the disk", tickets=len(gone), why=why
+                )
+            self._in_vain |= {*gone}
+            return error
+        self._in_vain -= {*gone}
         return None
 
     # --- Over
@@ -295,14 +321,16 @@ class Book:
                 async with self.my_turn():
                     gone = [*self._roll.gone]
                     self._roll.gone.clear()
-                    if gone:
-                        await self._files_removed(gone)
+                    left = await self._files_removed(gone) if gone else None
+                    if left is not None and not isinstance(left, TicketChanged):
+                        self._roll.gone += gone if self._others_have_it else []
             leaving, self._leaving = self._leaving, []
             for kept in leaving:
                 async with self.my_turn():
                     await self._leave(kept)
             wait = self._due.next_at - self._clock.steady()
-            with trio.move_on_after(min(max(wait, 0), LOOK_SECONDS if self._due else inf)):
+            looks = self._due or self._roll.gone
+            with trio.move_on_after(min(max(wait, 0), LOOK_SECONDS if looks else inf)):
                 await self._news.wait()
             self._news = trio.Event()
 

@@ -80,7 +80,9 @@ class TicketStore(Protocol):
         """
 
     async def drop(self, names: Sequence[str]) -> None:
-        """Keep tickets no more, where there are any. Raises `NotKept`: some may come back."""
+        """Keep tickets no more, where there are any. Raises `NotKept`: some may come back; `TicketChanged`:
+        those that another gateway has changed are kept.
+        """
 
     def close(self) -> None:
         """Let another gateway have the place."""

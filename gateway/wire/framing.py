@@ -31,6 +31,14 @@ from gateway.wire.extents import NARROW, WIDE, Extents
 from gateway.wire.transmission import DONE_BIT
 
 
+class Goodbye(bytes):
+    """A DISC: whatever was sent before is answered. It is known by its type, for what a client has for a disk
+    may look the same.
+    """
+
+    __slots__ = ()
+
+
 class Framing(ABC):
     """One framing. `cookie` is the client's, `asked` the offset of its request, both in every reply; offsets
     and lengths are in bytes.
@@ -53,9 +61,12 @@ class Framing(ABC):
         """Give the header of a request."""
         return self.request.pack(self.request_magic, flags << 16 | command, cookie, offset, length)
 
-    def disc(self) -> bytes:
-        """Give the request that says goodbye, to which there is no reply."""
-        return self.encode_request(Cmd.DISC, 0, 0, 0, 0)
+    def disc(self, *, unanswered: object = None) -> bytes:
+        """Give the request that says goodbye, to which there is no reply. Where something is `unanswered`, it
+        is no `Goodbye`.
+        """
+        said = self.encode_request(Cmd.DISC, 0, 0, 0, 0)
+        return said if unanswered else Goodbye(said)
 
     @abstractmethod
     def success(self, cookie: int, asked: int, *, read: bool) -> bytes:

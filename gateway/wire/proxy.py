@@ -44,6 +44,9 @@ MAX_BLOCK_BYTES = 4096
 """Longest block behind the head of version 2. Headers are meant to fit into the smallest TCP segment, 536
 bytes; with a client's certificate they have some KiB. nginx takes headers of up to 4 KiB as well."""
 
+MAX_LONG_BLOCK_BYTES = 0xFFFF
+"""Longest block that version 2 can say: for whoever is known before he says anything, and has more to say."""
+
 _VERSION_1 = b"PROXY "
 _SHORTEST_LINE = b"PROXY UNKNOWN\r\n"  # and no header of version 2 is shorter
 _PORT = re.compile("0|[1-9][0-9]{0,4}")
@@ -103,7 +106,7 @@ _VECTOR = Struct(">BH")
 
 def encode_header(source: ProxySource | None, ours: bytes) -> bytes:
     """Give a header of version 2 for a client that comes over TCP, or (None) in another way, with a vector of
-    ours. Raises `ValueError` if that is too long.
+    ours. Raises `ValueError` if that is longer than any header.
     """
     kind, addresses = 0, b""
     if source is not None and source.address is not None:
@@ -111,9 +114,10 @@ def encode_header(source: ProxySource | None, ours: bytes) -> bytes:
         kind = family << 4 | ProxyTransport.STREAM
         packed = source.address.packed
         addresses = packed + bytes(len(packed)) + source.port.to_bytes(2, "big") + b"\0\0"
+    length = len(addresses) + _VECTOR.size + len(ours)
+    if length > MAX_LONG_BLOCK_BYTES:
+        raise ValueError(f"a PROXY header has at most {MAX_LONG_BLOCK_BYTES} bytes, not {length}")
     block = addresses + _VECTOR.pack(OURS, len(ours)) + ours
-    if len(block) > MAX_BLOCK_BYTES:
-        raise ValueError(f"a PROXY header has at most {MAX_BLOCK_BYTES} bytes, not {len(block)}")
     return HEAD.pack(SIGNATURE, 2 << 4 | ProxyCommand.PROXY, kind, len(block)) + block
 
 
@@ -129,15 +133,16 @@ def ours_in(header: Header) -> bytes:
     raise WireError(f"expected a vector of type 0x{OURS:02x} in a PROXY header, found none")
 
 
-def decode_header(data: bytes) -> Header | int:
-    """Give the header that a connection begins with, or how many bytes of it are missing at least.
+def decode_header(data: bytes, most_bytes: int = MAX_BLOCK_BYTES) -> Header | int:
+    """Give the header that a connection begins with, or how many bytes of it are missing at least. One of
+    version 2 has `most_bytes` behind its head.
 
     Raises `WireError` as soon as the bytes cannot be a header.
     """
     if data[: len(_VERSION_1)] == _VERSION_1[: len(data)]:
         return _decode_line(data)
     if data[: len(SIGNATURE)] == SIGNATURE[: len(data)]:
-        return _decode_binary(data)
+        return _decode_binary(data, most_bytes)
     raise WireError(f"expected a PROXY header, got {data[:_SHOWN_BYTES]!r}")
 
 
@@ -188,7 +193,7 @@ def _port(text: str, line: bytes) -> int:
     return int(text)
 
 
-def _decode_binary(data: bytes) -> Header | int:
+def _decode_binary(data: bytes, most_bytes: int) -> Header | int:
     if len(data) < HEAD.size:
         return HEAD.size - len(data)
     head: tuple[bytes, int, int, int] = HEAD.unpack_from(data)
@@ -201,9 +206,9 @@ def _decode_binary(data: bytes) -> Header | int:
         raise WireError(
             f"expected LOCAL (0) or PROXY (1) as the command of a PROXY header, got {command}"
         )
-    if length > MAX_BLOCK_BYTES:
+    if length > most_bytes:
         raise WireError(
-            f"a PROXY header announces {length} bytes more; at most {MAX_BLOCK_BYTES} are allowed"
+            f"a PROXY header announces {length} bytes more; at most {most_bytes} are allowed"
         )
     whole = HEAD.size + length
     if command == ProxyCommand.PROXY:  # after LOCAL, all that follows is ignored

@@ -461,6 +461,27 @@ def test_what_the_other_side_has_kept_is_not_lost_and_the_rest_is_asked_once_mor
         assert debt.why
 
 
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("multi_conn", [True, False])
+def test_what_was_kept_is_not_looked_for_where_others_write(multi_conn: bool, kept: bool) -> None:
+    """They write by way of other gateways, from the moment that the next home is there."""
+    flags = EXPORT.flags | TransmissionFlag.CAN_MULTI_CONN
+    if not multi_conn:
+        flags &= ~TransmissionFlag.CAN_MULTI_CONN
+    it = Losing(export=replace(EXPORT, flags=flags), survival=replace(SURVIVAL, through_us=False))
+    home = Home()
+    it.link(home)
+    for number in range(3):
+        it.write(2 * number * len(DATA), CmdFlag.FUA)
+        it.answer()
+    it.lose()
+    home.ended = kept
+    it.link()
+    assert it.asked() == ([] if kept and multi_conn else [Cmd.READ] * 3)
+    it.answer(b"y" * len(DATA))
+    assert it.bundle.is_another is not (kept and multi_conn)
+
+
 def test_what_was_being_written_again_is_waited_for() -> None:
     """Before the next recovery: until its time has come, or its process has ended."""
     for ends in (True, False):

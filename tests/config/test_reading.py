@@ -128,6 +128,15 @@ def test_every_key_arrives() -> None:
     assert (config.log.level, config.log.format) == ("debug", "json")
 
 
+@pytest.mark.parametrize("key", schema()["properties"])
+@pytest.mark.parametrize(
+    "text", ["[{}]\nzzzzzz = 1\n", "[[{}]]\nzzzzzz = 1\n", "{} = 5\n", "{} = []"]
+)
+def test_whatever_stands_below_a_key_is_told_in_words(key: str, text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse(text.format(key), "t")
+
+
 def test_defaults() -> None:
     config = parse(SMALLEST, "f")
     assert config.drain_seconds == 30

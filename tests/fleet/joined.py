@@ -10,8 +10,9 @@ import structlog
 import trio
 
 from gateway.config import Config, parse
+from gateway.fleet.answers import EtcdUnavailable
 from gateway.fleet.draining import ask_to_drain, ask_to_undrain
-from gateway.fleet.etcd import Etcd, EtcdPut, EtcdUnavailable
+from gateway.fleet.etcd import Etcd, EtcdPut
 from gateway.fleet.home import DiskHome, NotNow
 from gateway.fleet.member import FleetMember
 from gateway.fleet.record import LostOf

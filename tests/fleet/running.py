@@ -18,7 +18,8 @@ import trio
 from gateway.admin.asking import ControlError, ask
 from gateway.admin.control import ControlAnswer
 from gateway.embedded.disk import Data, MemoryDisk
-from gateway.fleet.etcd import Etcd, EtcdUnavailable
+from gateway.fleet.answers import EtcdUnavailable
+from gateway.fleet.etcd import Etcd
 from gateway.protocol.client_role import Refused
 from gateway.tls.pki import make_pki
 from tests.embedded.peers import BLOCK_SIZE, Client
@@ -171,7 +172,7 @@ class RunningFleet:
             self.members.uris,
             context=self.members.context(),
             user=user,
-            password=PASSWORD,
+            password=lambda: PASSWORD,
             seconds=PATIENT_SECONDS,
         )
         async with etcd:

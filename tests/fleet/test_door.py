@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from gateway.net.secure import TlsError, TlsStream
 from gateway.tls.credentials import client_credentials, server_credentials
 from gateway.uri import NbdUri, parse_nbd_uri
 from gateway.wire.errors import WireError
+from gateway.wire.limits import MAX_STRING_BYTES
 from gateway.wire.proxy import ProxySource, decode_header, encode_header
 from tests.fleet.running import write_pki
 from tests.tools.patience import HANG_SECONDS
@@ -81,6 +83,23 @@ async def test_what_is_known_of_a_client_comes_with_it(pki: Path) -> None:
     assert isinstance(given, Given)
     assert (given.identity, given.site, given.session_id) == (GIVEN.identity, SITE, "abc-1")
     assert given.way == "w-1"
+
+
+async def test_whatever_a_client_may_be_called_goes_along(pki: Path) -> None:
+    """The longest name of an export, of letters that JSON writes with twelve."""
+    came: list[Given | str] = []
+
+    async def serve(stream: TlsStream, given: Given | str) -> None:
+        came.append(given)
+        await answer(stream, "taken")
+        await stream.aclose()
+
+    site = DiskSite(SITE.where, "\U0001f4be" * (MAX_STRING_BYTES // 4))
+    names = tuple(f"host-{number}.example.org" for number in range(500))
+    identity = replace(GIVEN.identity, dns_names=names)
+    given = replace(GIVEN, site=site, identity=identity)
+    await led(pki, serve, given)
+    assert came == [given]
 
 
 async def test_what_the_home_says_with_its_answer_is_its_greeting(pki: Path) -> None:
@@ -222,5 +241,8 @@ def test_a_header_is_read_as_it_was_written() -> None:
         header = decode_header(encode_header(source, b"ours"))
         assert not isinstance(header, int)
         assert header.source == source
-    with pytest.raises(ValueError, match="at most 4096 bytes"):
-        encode_header(None, bytes(4096))
+    with pytest.raises(ValueError, match="at most 65535 bytes"):
+        encode_header(None, bytes(1 << 16))
+    # A stranger has less to say.
+    with pytest.raises(WireError, match="at most 4096 are allowed"):
+        decode_header(encode_header(None, bytes(4096)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 
@@ -9,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from gateway.fleet.draining import how_far
+from gateway.fleet.draining import how_far, shown_of
 from gateway.fleet.home import NotNow
 from gateway.fleet.keys import FleetKeys
 from gateway.fleet.member import AT_ONCE
@@ -230,3 +231,34 @@ class TestBesideEtcd:
             with pytest.raises(NotNow, match="there is no gateway nobody"):
                 await lonely.drain()
             assert (await a.etcd.get(f"{keys.drains}nobody")).revision == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hello",
+        "[]",
+        '{"left": null}',
+        '{"left": "one"}',
+        '{"moving": 3}',
+        '{"moving": [{"disk": 1, "what": "x"}]}',
+        '{"stays": [1]}',
+        '{"stays": [{"disk": "d"}]}',
+        '{"sessions_end_in_seconds": "soon"}',
+    ],
+)
+def test_how_far_a_gateway_is_has_to_be_said_as_a_gateway_says_it(text: str) -> None:
+    assert shown_of(text) == {}
+
+
+def test_how_far_a_gateway_is_is_read_as_it_was_said() -> None:
+    said = {
+        "number": "1",
+        "left": 1,
+        "moved": 2,
+        "moving": [{"disk": "d", "what": "is given away"}],
+        "stays": [{"disk": "e", "why": "of a session"}],
+        "more": 0,
+        "sessions_end_in_seconds": None,
+    }
+    assert shown_of(json.dumps(said)) == said

@@ -15,7 +15,15 @@ from gateway.embedded import Server
 from gateway.protocol.client_role import Refused
 from gateway.wire.constants import Chunk, Cmd
 from tests.embedded.peers import Client
-from tests.fleet.running import LIVES_SECONDS, LOOK_AGAIN_SECONDS, NotingDisk, OneGateway, fleet
+from tests.fleet.running import (
+    LIVES_SECONDS,
+    LOOK_AGAIN_SECONDS,
+    NotingDisk,
+    OneGateway,
+    fleet,
+    until,
+)
+from tests.tools.patience import HANG_SECONDS
 from tests.workers.running import server_at
 
 pytestmark = pytest.mark.real
@@ -50,6 +58,30 @@ async def written(gateway: OneGateway, data: bytes, *, flush: bool = False) -> b
                 well = await client.error(Cmd.FLUSH) == 0
             if well:
                 return before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_whoever_waits_to_join_is_ended_by_a_signal(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    """Its name is taken for longer than anybody waits here."""
+    async with fleet(tmp_path, names="ab", lease=LIVES_SECONDS) as running:
+        config = (tmp_path / "a.toml").read_text()
+        await running["b"].end()
+        for each in ("sock", "control"):
+            config = config.replace(f"/a.{each}", f"/z.{each}")
+        own = config.partition('address = "')[2].partition('"')[0]
+        free = (tmp_path / "b.toml").read_text().partition('address = "')[2].partition('"')[0]
+        (tmp_path / "z.toml").write_text(config.replace(own, free))
+        second = OneGateway(tmp_path, "z")
+        second.start()
+        try:
+            await until(lambda: "waiting to join a fleet" in second.said)
+            second.signal(number)
+            assert second.process is not None
+            assert await trio.to_thread.run_sync(second.process.wait, HANG_SECONDS) == 0
+        finally:
+            second.kill()
 
 
 async def test_a_disk_has_one_home_whoever_its_clients_came_to(tmp_path: Path) -> None:
@@ -233,3 +265,9 @@ async def test_what_a_fleet_does_not_do_yet_is_refused(tmp_path: Path) -> None:
             answer = await all_["a"].ask(verb)
             assert not answer.ok
             assert "fleet" in answer.problems[0]
+
+
+async def test_the_log_says_which_certificates_of_the_fleet_end(tmp_path: Path) -> None:
+    async with fleet(tmp_path, names="ab", lease=LIVES_SECONDS) as running:
+        said = f"of=fleet.certificates what='{tmp_path}/pki/server-cert.pem: "
+        await until(lambda: said in running["a"].said)

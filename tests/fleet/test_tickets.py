@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -13,6 +16,7 @@ import trio
 
 from gateway.access.rules import Access, NotGranted
 from gateway.config import NoTicket, parse
+from gateway.fleet.answers import EtcdKey, EtcdUnavailable
 from gateway.fleet.etcd import Etcd
 from gateway.fleet.tickets import EtcdTickets
 from gateway.identity import Identity
@@ -112,6 +116,32 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Members]:
     with running(tmp_path_factory.mktemp("etcd")) as members:
         trio.run(answers, members)
         yield members
+
+
+async def test_an_etcd_that_is_begun_anew_is_followed(tmp_path: Path) -> None:
+    """It counts from one again: what it says is not older than what was known."""
+    clocks = Clocks()
+    with running(tmp_path / "etcd") as members:
+        await answers(members)
+        async with at(members, "a", "anew", clocks) as a, at(members, "b", "anew", clocks) as b:
+            for name in "abcdefgh":
+                await a.add(name, until=NOW + HOUR)
+            await until(lambda: len(b.book) == 8)
+            members.kill(0)
+            shutil.rmtree(tmp_path / "etcd" / "m0")
+            members.start()
+            await until(lambda: not len(a.book) and not len(b.book))
+            await a.add("a", until=NOW + HOUR)
+            await until(lambda: b.book.get("a"))
+
+
+async def test_one_that_was_made_here_is_found_gone_before_it_was_heard_of(one: Members) -> None:
+    async with at(one, "a", "own", Clocks(), hears=False) as a:
+        await a.add()
+        [key], _revision = await a.etcd.below("/own/tickets/")
+        assert await a.etcd.change([key], [], [key.key])
+        await a.store.read(a.book)  # as after a compaction
+        assert a.book.get("a") is None
 
 
 async def test_it_is_made_renewed_and_removed_at_all(one: Members) -> None:
@@ -224,6 +254,81 @@ async def test_a_use_is_over_when_it_is_nowhere(one: Members) -> None:
         clocks.go_on(REJOIN_SECONDS + 1)
         b.book._news.set()
         await until(lambda: a.book.get("a") is None)
+
+
+class Hung(Etcd):
+    """Gives no answer while it is `hung`: what it is asked is done, or not, and nobody is told."""
+
+    hung = False
+    does = True
+
+    async def change(self, *said: Any) -> int:
+        if self.hung and not self.does:
+            raise EtcdUnavailable("it is not there")
+        done = await super().change(*said)
+        if self.hung:
+            raise EtcdUnavailable("the answer is lost")
+        return done
+
+    async def get(self, key: str) -> EtcdKey:
+        if self.hung:
+            raise EtcdUnavailable("it is not there")
+        return await super().get(key)
+
+
+async def test_one_that_was_said_not_to_be_made_is_taken_back(
+    one: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """etcd had done it, and said so to nobody: it is away when we look."""
+    monkeypatch.setattr("tests.fleet.test_tickets.Etcd", Hung)
+    monkeypatch.setattr("gateway.tickets.book.LOOK_SECONDS", LOOK_AGAIN_SECONDS)
+    clocks = Clocks()
+    async with at(one, "a", "ghost", clocks) as a, at(one, "b", "ghost", clocks) as b:
+        assert isinstance(a.etcd, Hung)
+        a.etcd.hung = True
+        with pytest.raises(NoTicket, match="the answer is lost"):
+            await a.add()
+        await until(lambda: b.book.get("a"))
+        await trio.sleep(5 * LOOK_AGAIN_SECONDS)
+        assert a.book.get("a") is None
+        a.etcd.hung = False
+        await until(lambda: not b.book.get("a"))
+        assert a.book.get("a") is None
+        await a.add()  # and the name is free
+        await until(lambda: b.book.get("a"))
+
+
+async def test_one_that_is_removed_while_etcd_is_away_does_not_come_back(
+    one: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.fleet.test_tickets.Etcd", Hung)
+    monkeypatch.setattr("gateway.tickets.book.LOOK_SECONDS", LOOK_AGAIN_SECONDS)
+    clocks = Clocks()
+    async with at(one, "a", "away", clocks) as a, at(one, "b", "away", clocks) as b:
+        assert isinstance(a.etcd, Hung)
+        await a.add()
+        await until(lambda: b.book.get("a"))
+        a.etcd.hung, a.etcd.does = True, False
+        why = await a.book.remove("a", "a test")
+        assert why == "etcd: it is not there"
+        await b.book.renew("a", NOW + HOUR, "a test")  # it is told of that
+        await trio.sleep(5 * LOOK_AGAIN_SECONDS)
+        assert a.book.get("a") is None
+        a.etcd.hung = False
+        await until(lambda: not b.book.get("a"))
+
+
+async def test_of_removed_and_renewed_at_a_time_it_is_removed(one: Members) -> None:
+    clocks = Clocks()
+    async with (
+        at(one, "a", "both", clocks, hears=False) as a,
+        at(one, "b", "both", clocks) as b,
+    ):
+        await a.add()
+        await until(lambda: b.book.get("a"))
+        await b.book.renew("a", NOW + HOUR, "a test")
+        assert await a.book.remove("a", "a test") is None
+        await until(lambda: not b.book.get("a"))
 
 
 async def test_who_has_not_heard_of_a_renewal_takes_nothing_away(one: Members) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Awaitable, Callable, Collection, Container
 from dataclasses import dataclass, replace
 from functools import partial
 from types import SimpleNamespace
@@ -28,12 +28,13 @@ from gateway.tls.credentials import client_credentials
 from gateway.upstream.backends import Backend
 from gateway.upstream.recipe import Recipe
 from gateway.upstream.server import Server
+from gateway.uri import parse_nbd_uri
 from gateway.wire.constants import Rep
 from tests.embedded.peers import socket_pair
 
 SITE = DiskSite(frozenset({("tcp", "10.0.0.5", "10809")}), "d")
 GIVEN = Given(0, "abc-1", ("TCP", "h", 1), Identity.at("192.0.2.1", 7), SITE, 0.0, None)
-A, B = (HomeRun(name, "1", f"nbds://{name}:1") for name in "ab")
+A, B, C = (HomeRun(name, "1", f"nbds://{name}:1") for name in "abc")
 LONGEST = 80.0
 STREAM = cast("trio.SocketStream", object())
 """What leads there: nobody looks."""
@@ -47,12 +48,15 @@ class Member:
     def __init__(self, *homes: HomeRun | Refusal | None) -> None:
         self._homes = list(homes)
         self.asked = 0
+        self.but: list[set[str]] = []
+        """Whom it was not to be."""
 
     def most_seconds(self, _site: DiskSite) -> float:
         return LONGEST
 
-    async def home_of(self, _site: DiskSite, *, take: bool) -> HomeRun | None:
+    async def home_of(self, _site: DiskSite, *, take: bool, but: Collection[str]) -> HomeRun | None:
         assert not take
+        self.but.append({*but})
         self.asked += 1
         home = self._homes.pop(0) if len(self._homes) > 1 else self._homes[0]
         if isinstance(home, Refusal):
@@ -92,7 +96,8 @@ def leads(monkeypatch: pytest.MonkeyPatch, led_by: list[str]) -> dict[str, bool]
         led_by.append(given.way)
         assert seconds < LONGEST
         if str(address) in not_taken:
-            raise NotTaken("it does not", again=not_taken[str(address)])
+            answered = address == parse_nbd_uri(C.address)
+            raise NotTaken("it does not", again=not_taken[str(address)], answered=answered)
         return STREAM
 
     monkeypatch.setattr(led, "lead", lead)
@@ -122,6 +127,19 @@ async def test_a_home_that_is_dead_is_asked_for_until_there_is_another_one(
     assert way.home is None
     assert took == [replace(GIVEN, session_id=way.id_here, way=took[0].way)]
     assert way.id_here != GIVEN.session_id  # it is here twice
+
+
+async def test_whoever_does_not_answer_is_passed_over_in_one_search(
+    leads: dict[str, bool], autojump_clock: trio.testing.MockClock
+) -> None:
+    """Not who has answered that another one is the home, and not for ever."""
+    leads |= {A.address: True, C.address: True}
+    member = Member(A, C, B)
+    way = way_to(member, [])
+    await way.connect()
+    assert member.but == [set(), {"a"}, {"a"}]
+    await way.connect()
+    assert member.but[3:] == [set()]
 
 
 @pytest.mark.parametrize("again", [True, False])

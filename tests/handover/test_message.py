@@ -175,8 +175,11 @@ def test_disks_are_the_same_by_any_of_their_addresses() -> None:
     # A server that we start is one thing.
     ours = frozenset({("upstream", "disks")})
     assert DiskSite.at(ours, "a").meets(DiskSite.at(ours, "b"))
-    with pytest.raises(NotUnderstood, match="expected a disk's place"):
-        DiskSite.of({"where": [["tcp", 1]], "name": "x"})
+    for where, name in (([["tcp", 1]], "x"), ([], "x"), ([["tcp", "h", "1"]], "\ud800"), (1, "x")):
+        with pytest.raises(NotUnderstood, match="expected a disk's place"):
+            DiskSite.of({"where": where, "name": name})
+    odd = {"where": [["tcp", "h", "1"]], "name": "\udcff"}  # of a client whose names are no UTF-8
+    assert DiskSite.of(odd).name == "\udcff"
 
 
 @pytest.mark.parametrize("cut", [0, 1, 7, 26])

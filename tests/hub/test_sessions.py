@@ -42,7 +42,7 @@ from gateway.wire.constants import (
     Rep,
 )
 from gateway.wire.constants import TransmissionFlag as Flag
-from gateway.wire.framing import STRUCTURED
+from gateway.wire.framing import STRUCTURED, Goodbye
 from gateway.wire.handshake import CLIENT_FLAGS, OPTION, BlockSizes, MetaContext, encode_option
 from gateway.wire.transmission import (
     DISC,
@@ -550,6 +550,38 @@ def test_of_a_map_little_is_received_at_a_time(
         assert max(watched.room) == most
         assert len(wires.client.recv(1 << 20)) == len(reply)  # and all of it is told
     watched.close()
+    wires.close()
+
+
+class NotingSink:
+    """A sink that keeps what is sent as it is, in place of its bytes."""
+
+    def __init__(self) -> None:
+        self.sent: list[object] = []
+
+    def send(self, data: bytes | memoryview) -> int:
+        self.sent.append(data)
+        return len(data)
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_server_that_goes_is_told_of_the_end(
+    answered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a good end only if nothing that was sent may come late."""
+    traffic = answered_there()
+    wires = Wires(traffic)
+    wires.session.begin(encode_request(Cmd.WRITE, 0, 7, 0, 512) + bytes(512))
+    received(wires.upstream, STRUCTURED.request.size + 512, wires.step)
+    traffic.going.heed(lambda: None)
+    traffic.going.refuse(*traffic.in_flight)
+    if answered:
+        traffic.in_flight.clear()
+    sink = NotingSink()
+    monkeypatch.setattr(wires.session._requests_lane, "sink", sink)
+    wires.session.leave_link(traffic)
+    assert [isinstance(each, Goodbye) for each in sink.sent] == [answered]
+    assert sink.sent == [STRUCTURED.disc()]
     wires.close()
 
 

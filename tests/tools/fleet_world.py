@@ -36,7 +36,8 @@ import trio
 
 from gateway.embedded import Server
 from gateway.embedded.disk import Data, MemoryDisk
-from gateway.fleet.etcd import Etcd, EtcdRefused, EtcdUnavailable
+from gateway.fleet.answers import EtcdRefused, EtcdUnavailable
+from gateway.fleet.etcd import Etcd
 from tests.fleet.etcds import PATIENT_SECONDS, Members, free_ports
 from tests.fleet.etcds import running as etcd_running
 from tests.fleet.running import OneGateway, answers, write_pki
