@@ -153,7 +153,7 @@ class Losses(Proofs):
         """Give what whoever opens the disk next has to be told if nobody here finds out any more: what no
         session was told of, and what is not known to be durable; why, and where. None: there is nothing.
         """
-        uncovered = [each for each in self._holders() if self.scope(each) is None]
+        uncovered = [t for t in self._holders() if self.scope(t) is None and not t.believed]
         if self._untold is None and not uncovered:
             return None
         why, ranges = self._untold or (uncovered[0].why, ())

@@ -1730,6 +1730,16 @@ def test_what_only_its_session_relies_on_is_in_question_for_nobody_else(disk: Di
     assert not disk.losses.is_in_question(None)
 
 
+@pytest.mark.parametrize("believed", [True, False])
+def test_what_is_believed_is_not_left_behind(disk: Disk, believed: bool) -> None:
+    """To a newer process, or a next home."""
+    writer = disk.session()
+    writer.trail.believed = believed
+    writer.write(HERE)
+    disk.losses.left(writer.trail)
+    assert (disk.losses.left_behind() is None) == believed
+
+
 def test_what_is_believed_is_not_in_question(disk: Disk) -> None:
     writer = disk.session()
     writer.trail.believed = True
