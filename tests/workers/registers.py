@@ -232,4 +232,8 @@ async def run(plan: Plan, at: Path) -> Run:
             while isinstance(broken, BaseExceptionGroup):
                 broken = broken.exceptions[0]
             running.broken = str(broken)
+            # What is under way comes to its end, and so does the gateway: else it waits for it.
+            if running.server.down:
+                running.server.start()
+            running.server.disk.release()
     return running
