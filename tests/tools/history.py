@@ -154,6 +154,8 @@ class Session:
     """It has begun to leave, or vanished."""
     gone: int = NEVER
     """The gateway knows that."""
+    vanished: bool = False
+    """It did not leave in good order: the gateway cannot know whether it has read what it was told last."""
     hooked: bool = False
     """A policy may do its commands in several steps, or have them wait."""
     may_end: bool = False

@@ -38,7 +38,8 @@ nothing becomes safe or lost by it.
   reads nothing of what was there before, until it was told: a READ of what may be gone fails with EIO until
   then. A FLUSH that the gateway had read before it told tells as well.
 - It is told again only if the trouble may have lost a write that was answered after it was last told.
-- A session that came later has to be told if nobody was, and nobody is there any more who was open.
+- A session that came later has to be told if nobody was, and nobody is there any more who was open. It may be
+  told if who was has vanished, and so may not have read it.
 - Nobody fails for a trouble that may have lost nothing of his scope, nor by FUA; but a command that was under
   way when connections ended twice may (EIO): it may be what takes the server down. A command that is done in
   several steps (`Op.steps`), or that may wait in a policy (`Session.hooked`), may fail if the trouble came
@@ -863,6 +864,8 @@ class Oracle:
                 answered = write.over < (telling.ended if own else telling.began)
                 if answered and telling.ended < asked.began:
                     return True
+            elif telling.session is not None and telling.session.vanished:
+                continue
             elif (
                 trouble.ended < min(session.opened, telling.began)
                 and telling.ended < session.opened

@@ -174,6 +174,7 @@ class Visitor:
             request = self._request(half, 0)
             with suppress(*_GONE):
                 await self.client.stream.send_all(request[: len(request) * 2 // 3])
+        self.session.vanished = True
         self._go()
         await trio.aclose_forcefully(self.client.stream)
 
