@@ -83,7 +83,7 @@ def test_a_ticket_serves_nbdcopy_once_and_is_there_after_a_kill(tmp_path: Path) 
         while done(tmp_path, "nbdinfo", "--size", f"nbd+unix:///{soon}?socket=s").returncode == 0:
             assert time.monotonic() < deadline
     checked = done(tmp_path, *GATEWAY, "check", "gateway.toml")
-    assert "exports were made at run time, in t" in checked.stdout
+    assert "made at run time, in t" in checked.stdout  # that for one use may be gone by now
     words = ("explain", "gateway.toml", "--export", later, "--as", "unix-user=0")
     explained = done(tmp_path, *GATEWAY, *words)
     assert explained.returncode == 0, explained.stderr

@@ -180,13 +180,16 @@ class Oracle:
         `dead` when it is dead.
         """
         loss = self._begin_trouble("kill", None)
-        loss.in_order = in_order
+        loss.in_order = self._ends[-1].in_order = in_order
         self.losses.append(loss)
         return loss
 
     def dead(self, loss: Trouble) -> None:
         """Say that the killed server carries out nothing any more."""
         loss.ended = self._tick()
+        for end in self._ends:
+            if end.began == loss.began:
+                end.ended = loss.ended
 
     def cut(
         self,
@@ -304,7 +307,8 @@ class Oracle:
         """Say that the gateway has found whichever connections have ended by now."""
         now = self._tick()
         for end in self._ends:
-            end.known = min(end.known, now)
+            if not end.in_order or end.ended < NEVER:  # a server that goes has its connections yet
+                end.known = min(end.known, now)
 
     def settled(self, *, proves: bool = False) -> None:
         """Say that the gateway is at rest: see above. Sessions that have closed are over. `proves`: it may wait
