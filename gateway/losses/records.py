@@ -200,6 +200,7 @@ class Debt:
         self.losses = losses
         """The losses of the disk that the session is on."""
         self.opened_at = losses.order.tick()
+        """When it opened the disk."""
         self.why = ""
         """Why its next FLUSH fails; empty if it does not."""
         self.lost = NOWHERE

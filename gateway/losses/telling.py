@@ -34,6 +34,10 @@ class _Word:
     others: set[Debt]
     """Who have to be told of all of it as well."""
 
+    def is_heard(self, read: int) -> bool:
+        """Say whether it has surely been, by who has asked for a FLUSH that was `read` then."""
+        return read > self.told_at
+
 
 class Telling(Ledger):
     """The sessions of one disk, and what each has still to be told."""
@@ -47,6 +51,7 @@ class Telling(Ledger):
         self._open: dict[Debt, None] = {}
         self._untold: tuple[str, Sequence[Range]] | None = None
         self._words: dict[Debt, _Word] = {}
+        """What may not have been heard yet."""
         self.untold_at = -1
         self._again = False
         """Something was lost since it was last looked what there is to prove."""
@@ -304,7 +309,7 @@ class Telling(Ledger):
             word.why, word.ranges = self._untold
             word.others = {each for each in self._open if each.knows_untold and each is not debt}
         before = self._words.get(debt)
-        if before is not None and before.why and debt.read_at < before.told_at:
+        if before is not None and before.why and not before.is_heard(debt.read_at):
             word.others = word.others & before.others if word.why else before.others
             word.why, word.ranges = before.why, _and(before.ranges, word.ranges)
         self._words[debt] = word
@@ -312,7 +317,7 @@ class Telling(Ledger):
     def _hears(self, debt: Debt, read: int) -> None:
         """A session's client has asked for a FLUSH then: it has heard what it was told before."""
         word = self._words.get(debt)
-        if word is not None and read > word.told_at:
+        if word is not None and word.is_heard(read):
             del self._words[debt]
             self.tainted = self._is_tainted
 
@@ -331,7 +336,7 @@ class Telling(Ledger):
         has opened the disk since has to be, and whoever opens it next.
         """
         word = self._words.pop(debt, None)
-        if word is None or not word.why or debt.read_at > word.told_at:
+        if word is None or not word.why or word.is_heard(debt.read_at):
             return
         for each in self._open:
             is_new = each.opened_at > word.told_at
