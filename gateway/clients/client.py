@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from gateway.handover.given import Given
-    from gateway.tls.credentials import TlsSession  # costs nothing where there is no TLS
+    from gateway.tls.session import TlsSession  # costs nothing where there is no TLS
 
 ChooseSession = Callable[[bytes], "TlsSession | None"]
 """Gives a client's TLS session by what it has sent so far; None if more is needed to know which."""

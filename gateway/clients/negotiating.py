@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 
     from gateway.clients.homing import GoneHome
     from gateway.handover.given import Given
-    from gateway.tls.credentials import TlsSession  # costs nothing where there is no TLS
+    from gateway.tls.session import TlsSession  # costs nothing where there is no TLS
 
 
 class TlsFailed(Hangup):

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import trio
 
-from gateway.tls.credentials import TlsSession
 from gateway.tls.errors import NotAdmitted
+from gateway.tls.session import TlsSession
 from gateway.wire.limits import KIB
 
 RECORD_BYTES = 16 * KIB

@@ -1058,6 +1058,15 @@ UPSTREAMS = Chapter(
             what="what the server does wrong",
         ),
         _event(
+            "upstream's certificate is for clients",
+            WARNING,
+            "A server's certificate says that it is for clients alone. GnuTLS does not ask; the gateway has"
+            " connected again, and looks at all else that proves a server. Once for each server.",
+            "Have a certificate made that is for servers, or for both: docs/tls.md.",
+            upstream=_UPSTREAM,
+            why=_WHY,
+        ),
+        _event(
             "exports left out of the list",
             WARNING,
             "A server lists names that no client can ask for. Once for each server.",

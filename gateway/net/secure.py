@@ -16,8 +16,9 @@ import trio
 
 from gateway.net.options import plain_socket, send_from
 from gateway.net.secure_socket import MAX_EMPTY_BYTES, TlsSocket, say_goodbye
-from gateway.tls.credentials import Admitted, TlsSession
 from gateway.tls.errors import NotAdmitted
+from gateway.tls.purpose import is_of_purpose
+from gateway.tls.session import Admitted, TlsSession
 from gateway.wire.limits import KIB
 
 RECEIVE_BYTES = 16 * KIB
@@ -26,6 +27,12 @@ RECEIVE_BYTES = 16 * KIB
 
 class TlsError(Exception):
     """The TLS handshake has failed; the text says why, for the log. There is no way back: hang up."""
+
+
+class OtherPurpose(TlsError):
+    """OpenSSL has refused the peer's certificate for what it is for. Whoever connects again finds another check
+    (`gateway.tls.purpose`).
+    """
 
 
 class TlsStream:
@@ -58,7 +65,7 @@ class TlsStream:
     async def connect(
         cls, transport: trio.SocketStream, session: TlsSession
     ) -> tuple[TlsStream, Admitted]:
-        """Be the client of a handshake. Raises `TlsError`."""
+        """Be the client of a handshake. Raises `TlsError`, also `OtherPurpose`."""
         stream = cls(transport, session, b"")
         return stream, await stream._shake_hands()
 
@@ -78,7 +85,8 @@ class TlsStream:
                 await self._flush()  # the alert that says why
             reason = reason_of(error, by_server=self._tls.server_side)
             why = self._session.failure(reason, openssl=error.reason or "")
-            raise TlsError(why) from None
+            forgiven = self._session.is_forgiven(error)
+            raise (OtherPurpose if forgiven else TlsError)(why) from None
         except NotAdmitted as error:
             raise TlsError(str(error)) from None
         except TlsError as error:
@@ -194,15 +202,11 @@ class TlsStream:
         return secure, bytes(data)
 
 
-UNSUITABLE_PURPOSE = 26
-"""OpenSSL's number (X509_V_ERR_INVALID_PURPOSE) for a certificate that is not for what it is shown for."""
-
-
 def reason_of(error: ssl.SSLError, *, by_server: bool = False) -> str:
     """Say what went wrong, as OpenSSL calls it, without its file and line. `by_server`: that is our side."""
     if isinstance(error, ssl.SSLCertVerificationError):
         text = f"its certificate is not accepted: {error.verify_message}"
-        if error.verify_code == UNSUITABLE_PURPOSE:
+        if is_of_purpose(error):
             # GnuTLS does not ask, so it is news to whoever has tried it with nbdkit, libnbd or qemu.
             wanted = ("servers", "clients")[by_server]
             text += f" (its extendedKeyUsage or keyUsage says that it is not for {wanted})"

@@ -41,7 +41,16 @@ from gateway.sessions.tracing import Traces
 from gateway.upstream.ladder import Rung
 from gateway.upstream.link import Terms
 from gateway.upstream.negotiation import Negotiation
-from gateway.upstream.news import CameBack, Misnamed, News, TurnedAway, Unwell, WellAgain, WentDown
+from gateway.upstream.news import (
+    CameBack,
+    ForClientsAlone,
+    Misnamed,
+    News,
+    TurnedAway,
+    Unwell,
+    WellAgain,
+    WentDown,
+)
 from gateway.upstream.server import Server
 from gateway.wire.handshake import ListedExport
 
@@ -413,6 +422,10 @@ class Service:
                     names=few,
                     count=count,
                     why=why,
+                )
+            case ForClientsAlone():
+                self.log.warning(
+                    "upstream's certificate is for clients", upstream=upstream, why=news.why
                 )
 
     def _say_turned_away(self, upstream: str, count: int, _last: str) -> None:

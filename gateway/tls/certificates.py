@@ -276,7 +276,7 @@ def _unsuited(path: Path, certificate: x509.Certificate, role: Role) -> str | No
     name, other = shown(certificate.subject), "client" if role == "server" else "server"
     return (
         f"{path}: the certificate {name} is not for {role}s (its extendedKeyUsage has no {word}):"
-        f" a {other} that uses OpenSSL, such as nbd-gateway, refuses it"
+        f" a {other} that uses OpenSSL may refuse it"
     )
 
 

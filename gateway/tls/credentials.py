@@ -19,14 +19,12 @@ and means to use it. Any other client gets the context of certificates. So:
   TLS 1.3, OpenSSL 3 would let in a client that only names a user and knows no key. `gateway.tls.psk` says why.)
 - The context of keys has no certificate: without a key, no client completes the handshake.
 
-Every session passes `admitted`, which checks all this once more.
+Every session passes `TlsSession.admitted`, which checks all this once more.
 """
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -42,8 +40,9 @@ from gateway.tls.certificates import (
 from gateway.tls.errors import CredentialsError, NotAdmitted, all_told
 from gateway.tls.hello import offers_key
 from gateway.tls.psk import ClaimedUser, Keys, check_supported, claim_of, load_keys, offer_key
-from gateway.tls.revoked import RevokedList, check_not_revoked, utc_now, verified_chain
-from gateway.wire.handshake import shown
+from gateway.tls.purpose import chain_of_any_purpose, shown_chain
+from gateway.tls.revoked import utc_now
+from gateway.tls.session import TlsSession
 
 # In OpenSSL's names (openssl-ciphers(1)). Those of TLS 1.3 are all good, and CPython before 3.15 cannot choose.
 CERTIFICATE_SUITES = "ECDHE+AESGCM:ECDHE+CHACHA20:!PSK"
@@ -56,107 +55,6 @@ since 3.4 (2015) offers this suite (libnbd and qemu over TLS 1.2: tried). Since 
 KEY_SUITES_13 = "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256"
 """OpenSSL binds keys to SHA-256 (RFC 8446, 4.2.11), which leaves these two. AES-GCM is faster on most
 processors, but OpenSSL's own order has ChaCha20 first, and CPython can change it from 3.15 on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """By what a peer has proved who it is: its certificate (DER) or, for a client, the user of a key. Both are
-    None for a client that needs neither, and for a server that knows our key.
-    """
-
-    certificate: bytes | None
-    psk_user: str | None
-
-
-class TlsSession:
-    """One TLS session: how to begin it, and the check after its handshake. `context` is for this session alone.
-    If `certificates` is given, certificates and CAs come from that context.
-    """
-
-    def __init__(
-        self,
-        context: ssl.SSLContext,
-        *,
-        server_side: bool,
-        certificates: ssl.SSLContext | None = None,
-        hostname: str | None = None,
-        certificate_needed: bool = False,
-        claim: ClaimedUser | None = None,
-        lists: Sequence[RevokedList] = (),
-    ) -> None:
-        """`lists`: the lists of revoked certificates in which we look up the peer's."""
-        self.context = context
-        self._lists = lists
-        self._server_side = server_side
-        self._certificates = certificates
-        self._hostname = hostname
-        self._certificate_needed = certificate_needed
-        self._claim = claim
-
-    def wrap(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
-        """Begin the session, once, over two buffers. A server's caller puts what it has received so far into
-        `incoming`.
-        """
-        tls = self.context.wrap_bio(
-            incoming, outgoing, server_side=self._server_side, server_hostname=self._hostname
-        )
-        if self._certificates is not None:
-            tls.context = self._certificates
-        return tls
-
-    def admitted(self, tls: ssl.SSLObject) -> Admitted:
-        """Say who the peer is. This has to be called after the handshake, before we read anything else that the
-        peer says. Raises `NotAdmitted`.
-        """
-        if self._claim is not None:
-            if self._claim.user is None or not used_key(tls):
-                raise NotAdmitted("no pre-shared key was used")
-            return Admitted(None, self._claim.user if self._server_side else None)
-        if tls.session_reused:
-            raise NotAdmitted("a session was resumed")
-        certificate = tls.getpeercert(binary_form=True)
-        if certificate is None and self._certificate_needed:
-            raise NotAdmitted("no certificate was shown")
-        if certificate is not None and self._lists:
-            check_not_revoked(verified_chain(tls), self._lists, utc_now())
-        return Admitted(certificate, None)
-
-    def failure(self, reason: str, *, openssl: str = "") -> str:
-        """Say why the handshake has failed, with the user that the client claimed to be; `openssl` is OpenSSL's
-        name for the reason. This is for the log alone: a client must not learn whether its user is unknown or
-        its key wrong.
-        """
-        user = None if self._claim is None else self._claim.user
-        if user is None:
-            return reason
-        if not self._server_side:
-            perhaps = "perhaps the server does not know this user, or another key"
-            return f"as user {shown(user)}: {reason}; {perhaps}"
-        if openssl in WRONG_KEY:
-            return f"user {shown(user)}: unknown user or wrong key ({reason})"
-        return f"user {shown(user)}: {reason}"
-
-
-WRONG_KEY = frozenset(
-    {
-        "BINDER_DOES_NOT_VERIFY",
-        "DECRYPTION_FAILED_OR_BAD_RECORD_MAC",
-        "RECORD_LAYER_FAILURE",
-    }
-)
-"""How OpenSSL tells a server that the client has another key: over TLS 1.3, and over TLS 1.2 before OpenSSL
-3.2, and from then on. (Tried with OpenSSL 3.0 and 3.5, and GnuTLS 3.7.)"""
-
-
-def used_key(tls: ssl.SSLObject) -> bool:
-    """Say whether a completed handshake used a pre-shared key, which proves that both sides know it. TLS 1.3
-    makes no difference between a key and a resumed session (RFC 8446, 2.2), nor does OpenSSL. TLS 1.2 has
-    cipher suites for keys.
-    """
-    if tls.version() == "TLSv1.3":
-        return bool(tls.session_reused)
-    cipher = tls.cipher()
-    return cipher is not None and "PSK" in cipher[0]
 
 
 # ---- servers ----
@@ -282,6 +180,7 @@ def client_credentials(
     hostname: str | None = None,
     verify_peer: bool = True,
     psk_user: str | None = None,
+    any_purpose: bool = False,
 ) -> ClientCredentials:
     """Load what a client needs: a directory of certificates, or a PSK file with the user to be; with neither,
     we trust the system's CAs (as libnbd does).
@@ -290,7 +189,7 @@ def client_credentials(
     its `tls-hostname` (uri.md). If `verify_peer` is false (`tls-verify-peer`), any server is taken, and so is
     any man in the middle. With a key, the server has to prove that it knows the key, whatever `hostname` and
     `verify_peer` are; a server that shows a certificate instead is refused. `psk_user` may be left out if the
-    file has one user.
+    file has one user. `any_purpose`: the server's certificate may be for clients alone (`gateway.tls.purpose`).
 
     Raises `CredentialsError`.
     """
@@ -321,7 +220,10 @@ def client_credentials(
     if certificates is not None:
         loaded = load_certificates(certificates, "client", need_ca=verify_peer)
     context = client_context(loaded, verify_peer=verify_peer)
-    return ClientCredentials(context, hostname or None, loaded, verify_peer=verify_peer)
+    any_purpose = any_purpose and verify_peer
+    return ClientCredentials(
+        context, hostname or None, loaded, verify_peer=verify_peer, any_purpose=any_purpose
+    )
 
 
 class ClientCredentials:
@@ -334,6 +236,7 @@ class ClientCredentials:
         certificates: Certificates | None,
         *,
         verify_peer: bool = False,
+        any_purpose: bool = False,
         claim: ClaimedUser | None = None,
     ) -> None:
         self.terms: tuple[Term, ...] = () if certificates is None else certificates.terms
@@ -342,12 +245,25 @@ class ClientCredentials:
         self._unsuited = None if certificates is None else certificates.unsuited
         self._lists = certificates.lists if certificates is not None and verify_peer else ()
         self._claim = claim
+        self._certificates = certificates
         self._context = context
         self._hostname = hostname
         self._verify_peer = verify_peer
+        self._any_purpose = any_purpose
+        self._unchecked: ssl.SSLContext | None = None
+        """For a server that was refused for its certificate's purpose alone: OpenSSL does not check it."""
 
     def session(self) -> TlsSession:
         """Give a new session with the server."""
+        if self._unchecked is not None:
+            return TlsSession(
+                self._unchecked,
+                server_side=False,
+                hostname=self._hostname,
+                certificate_needed=True,
+                lists=self._lists,
+                chain_of=self._chain_of_any_purpose,
+            )
         return TlsSession(
             self._context,
             server_side=False,
@@ -355,7 +271,21 @@ class ClientCredentials:
             certificate_needed=self._verify_peer,
             claim=self._claim,
             lists=self._lists,
+            forgive_purpose=self._leave_purpose_out if self._any_purpose else None,
         )
+
+    def _leave_purpose_out(self) -> bool:
+        self._unchecked = client_context(self._certificates, verify_peer=False)
+        return True
+
+    def _chain_of_any_purpose(self, tls: ssl.SSLObject) -> list[bytes]:
+        assert self._hostname is not None  # a server that is verified has one
+        trusted = self._context.get_ca_certs(binary_form=True)
+        try:
+            return chain_of_any_purpose(shown_chain(tls), trusted, self._hostname, utc_now())
+        except NotAdmitted:
+            self._unchecked = None  # it may have another certificate by the next time
+            raise
 
     def warnings(self, now: datetime) -> list[str]:
         """Say which of our certificates and lists are not valid at `now`, or end within 30 days, and whether

@@ -56,7 +56,12 @@ def wanted_of(
 
     def load() -> ClientCredentials:
         return client_credentials(
-            certificates, psk, hostname=hostname, verify_peer=verify, psk_user=user
+            certificates,
+            psk,
+            hostname=hostname,
+            verify_peer=verify,
+            psk_user=user,
+            any_purpose=True,
         )
 
     return Wanted(load, client_paths(certificates, psk))

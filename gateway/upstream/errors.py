@@ -29,6 +29,10 @@ class NotSecured(Unreachable):
     """TLS with the upstream fails, or it has none. A person has to look at that."""
 
 
+class OtherPurpose(NotSecured):
+    """The server's certificate is for clients alone. The next connection finds another check."""
+
+
 class TlsRequired(Refusal):
     """The upstream says nothing before TLS. To a client that is a matter of policy: it may be over TLS itself,
     and cannot help it. Nor would `why`, which says how it is mended, be of use to it: the URI is ours.

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial
+
 from gateway.upstream.allowance import Allowance
-from gateway.upstream.errors import Unreachable
-from gateway.upstream.handshake import Handshake
+from gateway.upstream.errors import OtherPurpose, Unreachable
+from gateway.upstream.handshake import Handshake, Reached
+from gateway.upstream.news import ForClientsAlone
 from gateway.upstream.server import Server
 from gateway.upstream.slots import Slot
 
@@ -24,24 +28,39 @@ async def greeted(
     """
     if allowance is None:
         allowance = Allowance(server.settings.negotiate_seconds)
+    connect = partial(
+        server.connector.connect,
+        patient=patient,
+        for_client=for_client,
+        beside=beside,
+        seconds=seconds,
+        answering=allowance,
+    )
     try:
-        reached = await server.connector.connect(
-            patient=patient,
-            for_client=for_client,
-            beside=beside,
-            seconds=seconds,
-            answering=allowance,
-        )
+        for _place in server.tls:
+            try:
+                return await _at_greeting(server, slot, allowance, connect)
+            except OtherPurpose as error:
+                if server.told.is_news("", OtherPurpose.__name__):
+                    server.tell(ForClientsAlone(error.text))
+        return await _at_greeting(server, slot, allowance, connect)
     except BaseException:
         slot.leave()
         raise
+
+
+async def _at_greeting(
+    server: Server, slot: Slot, allowance: Allowance, connect: Callable[[], Awaitable[Reached]]
+) -> Handshake:
+    """As `greeted`, once; the slot is kept if it fails. Raises `Unreachable`."""
+    reached = await connect()
     handshake = Handshake(server.name, reached, slot, server.ladder.era, allowance)
     try:
         await handshake.greet()
         if server.tls:
             await handshake.start_tls(server.tls[reached.place]())
     except BaseException as error:
-        await handshake.aclose()
+        await handshake.hang_up()
         if isinstance(error, Unreachable):
             server.unusable = error.text
         raise

@@ -24,13 +24,20 @@ from gateway.protocol.client_role import (
     Style,
 )
 from gateway.upstream.allowance import Allowance
-from gateway.upstream.errors import Died, LostTheWay, NotSecured, Silent, Unreachable
+from gateway.upstream.errors import (
+    Died,
+    LostTheWay,
+    NotSecured,
+    OtherPurpose,
+    Silent,
+    Unreachable,
+)
 from gateway.upstream.slots import Slot
 from gateway.wire.errors import WireError
 from gateway.wire.framing import SIMPLE
 
 if TYPE_CHECKING:
-    from gateway.tls.credentials import TlsSession  # costs nothing where there is no TLS
+    from gateway.tls.session import TlsSession  # costs nothing where there is no TLS
 
 FAREWELL_SECONDS = 1
 """How long it may take to leave a server. ABORT has to be sent, and then the server has to hang up, or what it
@@ -134,9 +141,9 @@ class Handshake:
     async def start_tls(self, session: TlsSession) -> None:
         """Go over to TLS before anything is asked (Q-K3, Q-K4), or nowhere: there is no way back to the clear.
 
-        Raises `Unreachable`: if TLS itself is to blame, `NotSecured`.
+        Raises `Unreachable`: if TLS itself is to blame, `NotSecured`; if another try may do, `OtherPurpose`.
         """
-        from gateway.net.secure import TlsError, TlsStream
+        from gateway.net import secure
 
         name, core = self._server, self.core
         if core.style is not Style.FIXED_NEWSTYLE:
@@ -155,8 +162,10 @@ class Handshake:
         try:
             secured = core.secured()
             with self.allowance.spend():
-                stream, _server = await TlsStream.connect(transport, session)
-        except (WireError, TlsError) as error:
+                stream, _server = await secure.TlsStream.connect(transport, session)
+        except secure.OtherPurpose as error:
+            raise OtherPurpose(f"upstream {name!r}, TLS: {error}") from None
+        except (WireError, secure.TlsError) as error:
             raise NotSecured(f"upstream {name!r}, TLS: {error}") from None
         except trio.TooSlowError:
             text = f"the handshake takes longer than {self.allowance.seconds:g} s"
@@ -172,14 +181,18 @@ class Handshake:
             await self._talk.stream.receive_some(1)
 
     async def aclose(self) -> None:
-        """Leave in good order: with ABORT from the option phase, with DISC from an export, which is where an
-        oldstyle server begins. From anywhere else without a word: before the greeting, while an option is under
-        way (the next would have to wait for its answer), and in a TLS handshake.
-        """
+        """Leave in good order, and let another have the slot."""
         try:
-            await leave(self.stream, self._say_farewell, silent=self._silent)
+            await self.hang_up()
         finally:
             self.slot.leave()
+
+    async def hang_up(self) -> None:
+        """Leave in good order, and keep the slot: with ABORT from the option phase, with DISC from an export,
+        which is where an oldstyle server begins. From anywhere else without a word: before the greeting, while
+        an option is under way (the next would have to wait for its answer), and in a TLS handshake.
+        """
+        await leave(self.stream, self._say_farewell, silent=self._silent)
 
     async def _say_farewell(self) -> None:
         if self._shaking_hands or self.core.busy:

@@ -56,7 +56,14 @@ class Misnamed:
     names: tuple[str, ...]
 
 
-News = WentDown | CameBack | TurnedAway | Unwell | WellAgain | Misnamed
+@dataclass(frozen=True, slots=True)
+class ForClientsAlone:
+    """OpenSSL refuses its certificate for what it is for; another check decides. Told once."""
+
+    why: str
+
+
+News = WentDown | CameBack | TurnedAway | Unwell | WellAgain | Misnamed | ForClientsAlone
 
 
 class Said:

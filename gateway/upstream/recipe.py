@@ -18,7 +18,7 @@ from gateway.upstream.backends import Backend, Connect
 from gateway.uri import NbdUri
 
 if TYPE_CHECKING:
-    from gateway.tls.credentials import TlsSession  # costs nothing where there is no TLS
+    from gateway.tls.session import TlsSession  # costs nothing where there is no TLS
 
 Tls = Callable[[], "TlsSession"]
 """Gives the TLS session of a new connection."""

@@ -19,9 +19,14 @@ from typing import Any
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 
-from gateway.tls.credentials import ServerCredentials, TlsSession, server_credentials, server_paths
+from gateway.tls.credentials import (
+    ServerCredentials,
+    server_credentials,
+    server_paths,
+)
 from gateway.tls.errors import CredentialsError
 from gateway.tls.rotation import LOOK_AT_FILES_SECONDS, Rotating
+from gateway.tls.session import TlsSession
 from gateway.web.app import application
 from gateway.web.gateway import Gateway
 from gateway.web.guard import Guard, names_of_this_machine

@@ -36,8 +36,8 @@ from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
 from gateway.net.listen import take_clients
 from gateway.net.options import peer_of
 from gateway.net.secure import TlsError, TlsStream
-from gateway.tls.credentials import TlsSession
 from gateway.tls.identity import identity_of
+from gateway.tls.session import TlsSession
 from gateway.web.doors import Caller
 from gateway.web.settings import Door
 from gateway.wire.limits import KIB

@@ -416,7 +416,7 @@ def test_servers_not_to_trust(
 def test_a_server_with_a_certificate_for_clients_alone(
     servers: Servers, image: Image, workdir: Path
 ) -> None:
-    """What docs/tls.md says of those that GnuTLS takes, and we do not."""
+    """GnuTLS takes it, so do we, and the log says what it is; but not under another name."""
     now, days = datetime.now(UTC), 10
     authority = new_authority(days, now)
     theirs = issue(authority, "s", ["localhost"], ExtendedKeyUsageOID.CLIENT_AUTH, days, now)
@@ -430,8 +430,10 @@ def test_a_server_with_a_certificate_for_clients_alone(
     secure = f"nbds+unix:///?socket={quote(path)}&tls-certificates={ours}&tls-hostname=localhost"
     assert nbdinfo(secure)["exports"][0]["export-size"] == image.size
     gateway = OverTls(secure, scheme="nbd")
-    assert attempt("nbdinfo", gateway.plain_uri).status
+    assert nbdinfo(gateway.plain_uri)["exports"][0]["export-size"] == image.size
     assert "says that it is not for servers" in gateway.said()
+    other = secure.replace("hostname=localhost", "hostname=other.example")
+    assert attempt("nbdinfo", OverTls(other, scheme="nbd").plain_uri).status
 
 
 # --- Exchange, and what is left behind

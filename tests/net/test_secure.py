@@ -24,7 +24,7 @@ from gateway.net.secure_socket import (
     TlsSocket,
     _batches,
 )
-from gateway.tls.credentials import TlsSession
+from gateway.tls.session import TlsSession
 from tests.net.forger import ALERT, CLOSE_NOTIFY, DATA, Forger
 
 

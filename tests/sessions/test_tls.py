@@ -25,11 +25,11 @@ from gateway.protocol.server_role import Aborted, ServerDialect, ServerNegotiati
 from gateway.status.shown import upstreams_shown
 from gateway.tls.credentials import (
     ServerCredentials,
-    TlsSession,
     client_credentials,
     server_credentials,
 )
 from gateway.tls.issuing import issue, new_authority
+from gateway.tls.session import TlsSession
 from gateway.upstream.link import Terms
 from gateway.upstream.negotiation import Negotiation
 from gateway.wire import limits
@@ -676,22 +676,43 @@ def swapped(pki: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-async def test_a_server_whose_certificate_is_for_clients_alone_is_refused_in_so_many_words(
+async def test_a_server_whose_certificate_is_for_clients_alone_is_taken_with_a_warning(
     swapped: Path,
 ) -> None:
-    """Nobody who has tried it with libnbd or qemu, which take it, would look at its purpose."""
+    """As libnbd and qemu take it; the gateway comes once more, and says so once."""
+    theirs = server_credentials(swapped, verify_client=False)
     with structlog.testing.capture_logs() as lines:
-        theirs = server_credentials(swapped, verify_client=False)
         async with secure_server(swapped, theirs, REQUIRE) as (gateway, server):
-            client = gateway.client()
-            async with client.stream:
-                await client.greeting()
-                client.negotiation.go("", ())
-                await client.refused()
-    assert server.connections == 0
-    [line] = [line for line in lines if line["event"] == "client refused"]
+            forgiving = client_credentials(swapped, hostname="localhost", any_purpose=True)
+            gateway.service.servers["main"].tls = [forgiving.session]
+            for _ in range(3):
+                client = gateway.client()
+                async with client.stream:
+                    await client.go()
+                    assert len(await client.read(0, 512)) == 512
+    assert server.connections == 3
+    [line] = [line for line in lines if line["event"] == "upstream's certificate is for clients"]
     assert "unsuitable certificate purpose (its extendedKeyUsage or keyUsage" in line["why"]
     assert "says that it is not for servers)" in line["why"]
+
+
+async def test_a_server_that_is_somebody_else_as_well_is_refused(swapped: Path) -> None:
+    """For its purpose alone it would be taken; its name is another."""
+    theirs = server_credentials(swapped, verify_client=False)
+    with structlog.testing.capture_logs() as lines:
+        async with secure_server(swapped, theirs, REQUIRE) as (gateway, server):
+            forgiving = client_credentials(swapped, hostname="other.example", any_purpose=True)
+            gateway.service.servers["main"].tls = [forgiving.session]
+            for _ in range(2):
+                client = gateway.client()
+                async with client.stream:
+                    await client.greeting()
+                    client.negotiation.go("", ())
+                    await client.refused()
+    assert server.connections == 0
+    refused = [line["why"] for line in lines if line["event"] == "client refused"]
+    assert len(refused) == 2
+    assert "not accepted" in refused[0]
 
 
 async def test_a_client_whose_certificate_is_for_servers_alone_is_refused_in_so_many_words(

@@ -15,8 +15,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from gateway.tls.credentials import Admitted, ClientCredentials, ServerCredentials, TlsSession
+from gateway.tls.credentials import ClientCredentials, ServerCredentials
 from gateway.tls.errors import NotAdmitted
+from gateway.tls.session import Admitted, TlsSession
 
 NOW = dt.datetime(2026, 1, 15, 12, tzinfo=dt.UTC)
 DAY = dt.timedelta(days=1)

@@ -11,15 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.tls.credentials import (
-    WRONG_KEY,
-    Admitted,
-    TlsSession,
-    client_credentials,
-    server_credentials,
-)
+from gateway.tls.credentials import client_credentials, server_credentials
 from gateway.tls.errors import CredentialsError
 from gateway.tls.psk import ClaimedUser, Keys, load_keys, parse_keys
+from gateway.tls.session import WRONG_KEY, Admitted, TlsSession
 from tests.tls.handshakes import VERSIONS, needs_psk, shake_hands, write
 
 KEY = "00112233445566778899aabbccddeeff"

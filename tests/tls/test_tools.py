@@ -16,15 +16,14 @@ from pathlib import Path
 import pytest
 
 from gateway.tls.credentials import (
-    Admitted,
     ServerCredentials,
-    TlsSession,
     client_credentials,
     server_credentials,
 )
 from gateway.tls.errors import NotAdmitted
 from gateway.tls.identity import identity_of
 from gateway.tls.pki import make_pki, write_pki
+from gateway.tls.session import Admitted, TlsSession
 from tests.tls.handshakes import needs_psk, write
 
 pytestmark = pytest.mark.real
