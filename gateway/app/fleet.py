@@ -23,7 +23,6 @@ from gateway.app.descriptors import why_short
 from gateway.config import Config
 from gateway.handover.homes import door_of
 from gateway.net.listen import take_clients
-from gateway.tls.keyring import WARN_SECONDS
 from gateway.upstream.configured import StartError
 
 if TYPE_CHECKING:
@@ -248,6 +247,7 @@ class FleetPart:
     async def _warn(self) -> None:
         """Warn of certificates that end, until cancelled."""
         from gateway.fleet.terms import ending
+        from gateway.tls.keyring import WARN_SECONDS
 
         while True:
             for whose, what in ending(self._terms, datetime.now(UTC)):

@@ -19,7 +19,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from gateway.log.counted import COUNTED
@@ -60,7 +61,8 @@ def logger(settings: Log, *, clock: Callable[[], float] = time.monotonic) -> Fil
     """Set up logging. structlog is imported here, when clients can connect already: its import takes a third of
     the time to start.
     """
-    import structlog
+    with _without("rich"):
+        import structlog
 
     global _rates, _rates_of_kept
     _rates, _rates_of_kept = Rates(clock), Rates(clock)
@@ -75,6 +77,21 @@ def logger(settings: Log, *, clock: Callable[[], float] = time.monotonic) -> Fil
     )
     made: FilteringBoundLogger = structlog.get_logger()
     return made
+
+
+@contextmanager
+def _without(package: str) -> Iterator[None]:
+    """Have a package seem not to be installed. structlog loads rich if it is, for tracebacks that look
+    otherwise than ours; that is nearly half of its import.
+    """
+    hidden = package not in sys.modules
+    if hidden:
+        sys.modules[package] = None  # type: ignore[assignment] # what the import system takes for that
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules[package]
 
 
 def set_up(settings: Log) -> None:

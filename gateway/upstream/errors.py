@@ -29,7 +29,7 @@ class NotSecured(Unreachable):
     """TLS with the upstream fails, or it has none. A person has to look at that."""
 
 
-class OtherPurpose(NotSecured):
+class NotSecuredYet(NotSecured):
     """The server's certificate is for clients alone. The next connection finds another check."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from gateway.upstream.allowance import Allowance
-from gateway.upstream.errors import OtherPurpose, Unreachable
+from gateway.upstream.errors import NotSecuredYet, Unreachable
 from gateway.upstream.handshake import Handshake, Reached
 from gateway.upstream.news import ForClientsAlone
 from gateway.upstream.server import Server
@@ -40,8 +40,8 @@ async def greeted(
         for _place in server.tls:
             try:
                 return await _at_greeting(server, slot, allowance, connect)
-            except OtherPurpose as error:
-                if server.told.is_news("", OtherPurpose.__name__):
+            except NotSecuredYet as error:
+                if server.told.is_news("", NotSecuredYet.__name__):
                     server.tell(ForClientsAlone(error.text))
         return await _at_greeting(server, slot, allowance, connect)
     except BaseException:

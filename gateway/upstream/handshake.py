@@ -28,7 +28,7 @@ from gateway.upstream.errors import (
     Died,
     LostTheWay,
     NotSecured,
-    OtherPurpose,
+    NotSecuredYet,
     Silent,
     Unreachable,
 )
@@ -141,7 +141,7 @@ class Handshake:
     async def start_tls(self, session: TlsSession) -> None:
         """Go over to TLS before anything is asked (Q-K3, Q-K4), or nowhere: there is no way back to the clear.
 
-        Raises `Unreachable`: if TLS itself is to blame, `NotSecured`; if another try may do, `OtherPurpose`.
+        Raises `Unreachable`: if TLS itself is to blame, `NotSecured`; if another try may do, `NotSecuredYet`.
         """
         from gateway.net import secure
 
@@ -164,7 +164,7 @@ class Handshake:
             with self.allowance.spend():
                 stream, _server = await secure.TlsStream.connect(transport, session)
         except secure.OtherPurpose as error:
-            raise OtherPurpose(f"upstream {name!r}, TLS: {error}") from None
+            raise NotSecuredYet(f"upstream {name!r}, TLS: {error}") from None
         except (WireError, secure.TlsError) as error:
             raise NotSecured(f"upstream {name!r}, TLS: {error}") from None
         except trio.TooSlowError:

@@ -504,6 +504,22 @@ def test_serve_loads_nothing_that_only_help_needs() -> None:
     assert not {"rich", "structlog", "trio", "gateway.config.template"} & {*loaded}
 
 
+def test_what_a_gateway_has_no_part_of_is_not_loaded() -> None:
+    """Neither TLS nor a fleet is in its configuration; and what is for reading by people is for other verbs."""
+    program = (
+        "import atexit, sys; atexit.register(lambda: print(*sorted(sys.modules)));"
+        "from gateway import cli; cli.main(['serve', 'memory:1M', '--run', 'exit'])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    loaded = {*run.stdout.split()}
+    assert {"gateway.sessions.service", "structlog"} <= loaded
+    assert not {"cryptography", "httpx", "hypercorn", "rich"} & loaded
+    assert not {each for each in loaded if each.startswith(("gateway.fleet.", "gateway.web."))}
+    assert "gateway.tls.credentials" not in loaded
+
+
 PRINTING = [
     ["schema"],
     ["init", "g.toml"],
