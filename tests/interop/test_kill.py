@@ -39,8 +39,18 @@ def killed(plan: Plan, workdir: Path) -> Report:
     return report
 
 
-@pytest.mark.parametrize("server", ["nbdkit", "qemu-nbd"])
-@pytest.mark.parametrize("mode", ["replay", "sticky", "verify"])
+@pytest.mark.parametrize(
+    ("mode", "server"),
+    [
+        ("sticky", "qemu-nbd"),
+        ("replay", "nbdkit"),
+        ("verify", "qemu-nbd"),
+        *(
+            pytest.param(mode, server, marks=pytest.mark.exhaustive)
+            for mode, server in (("sticky", "nbdkit"), ("replay", "qemu-nbd"), ("verify", "nbdkit"))
+        ),
+    ],
+)
 def test_three_kills(mode: str, server: str, workdir: Path) -> None:
     report = killed(Plan(mode, server, seed=7, seconds=SHORT_SECONDS), workdir)
     assert not report.problems, report
