@@ -76,6 +76,8 @@ class Op:
     """Those that it went over; None: not known."""
     wandered: bool = False
     """It was under way when there was trouble: it may be found, or asked again, over any other."""
+    found: bool = False
+    """It was under way over a connection that has ended, or may have been."""
     remembered: int = 0
     """In how many blocks."""
 

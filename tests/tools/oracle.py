@@ -422,13 +422,16 @@ class Oracle:
         """What is not safe may be lost from now on."""
         self.troubles.append(trouble)
         for write in self._unsafe:
-            write.wandered = write.wandered or write.ended == NEVER
+            under_way = write.ended == NEVER
             there = [number for number, since in witnesses.items() if since < write.began]
-            if there and write.ended < NEVER and write.connections is not None:
+            # What was found again, or done again, only a FLUSH over that connection covers.
+            if there and not under_way and not write.found and write.connections is not None:
                 write.connections.update(there)
                 write.proven.append((trouble, frozenset(there)))
             else:
                 write.troubles.append(trouble)
+            write.wandered = write.wandered or under_way
+            write.found = write.found or (under_way and write.met(trouble))
 
     def _prove_nothing(self, connection: int | None = None) -> None:
         """What had to be proven over a connection, or any, may be lost."""

@@ -445,6 +445,22 @@ def test_what_another_connection_proves_is_not_lost(then: str) -> None:
             flushed(other, Errno.EIO)
 
 
+def test_what_was_found_again_no_connection_proves_but_the_one_over_which_it_was_found() -> None:
+    """It was under way when its connection ended; then the next one ends as well."""
+    oracle = Oracle(BLOCKS)
+    one = oracle.session("one")
+    again, later = one.write(0, 1), one.write(1, 1)
+    oracle.carried([again.stamp], 1)
+    oracle.cut({1}, {0: 0})
+    oracle.settled()
+    again.end()
+    oracle.carried([later.stamp], 2)
+    later.end()
+    oracle.cut({2}, {0: 0})
+    oracle.settled()
+    flushed(one, Errno.EIO)
+
+
 def test_each_is_told_of_its_own_where_that_is_its_scope() -> None:
     oracle = Oracle(BLOCKS, scope_all=False)
     one, other = oracle.session("one"), oracle.session("other")
