@@ -9,8 +9,8 @@ its bytes as well as by its number.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import trio
@@ -40,18 +40,19 @@ async def next_ones(
     all_: Iterable[_Each], place: Callable[[_Each], Any], after: Any, most: int
 ) -> list[_Each]:
     """Give those that have the next places after one (None: the first places), so many at most, in order."""
-    found: list[_Each] = []
+    found: list[tuple[Any, _Each]] = []
     for some in in_slices(list(all_), PLACED_AT_A_TIME):
-        last = place(found[-1]) if len(found) == most else None
-        new = [
-            each
-            for each in some
-            if (after is None or place(each) > after) and (last is None or place(each) < last)
-        ]
+        placed = [(place(each), each) for each in some]
+        new = [each for each in placed if after is None or each[0] > after]
+        if len(found) == most:
+            last = found[-1][0]
+            new = [each for each in new if each[0] < last]
         if new:
-            found = heapq.nsmallest(most, [*found, *new], place)
+            new.sort(key=itemgetter(0))
+            # Two runs in order: to sort them is to merge them.
+            found = sorted([*found, *new], key=itemgetter(0))[:most]
         await trio.lowlevel.checkpoint()
-    return found
+    return [each for _place, each in found]
 
 
 class AnswerPage:
