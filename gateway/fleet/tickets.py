@@ -52,6 +52,8 @@ class EtcdTickets:
         self._followed = FollowedKeys(etcd, self._prefix, self._brought, self._begun_anew)
         self._known: dict[str, int] = {}
         """At which revision each key was changed last, as far as the book has been told."""
+        self._dropped: dict[str, int] = {}
+        """At which revision we have removed a key, as long as news of it may be older than that."""
         self._names: dict[str, str] = {}
         self._tried: dict[str, str] = {}
         """What may stand under a key, because no answer came."""
@@ -72,16 +74,19 @@ class EtcdTickets:
 
     def _begun_anew(self) -> None:
         self._known = dict.fromkeys(self._known, 0)
+        self._dropped.clear()
 
     def _take_over(self, key: EtcdKey) -> None:
         """Tell the book of a key, while it is our turn, if it has not been told or done it itself."""
         file = key.key.removeprefix(self._prefix)
-        known = self._known.get(file, 0)
+        known = max(self._known.get(file, 0), self._dropped.get(file, 0))
         if key.gone and key.revision >= known:
             self._known.pop(file, None)
+            self._dropped.pop(file, None)
             if (name := self._names.pop(file, None)) is not None:
                 self._book.following.taken_away(name)
         elif not key.gone and key.revision > known:
+            self._dropped.pop(file, None)
             self._known[file] = key.revision
             try:
                 content = content_of(key.value.encode(), file)
@@ -113,6 +118,7 @@ class EtcdTickets:
         except (EtcdUnavailable, EtcdRefused) as error:
             raise NotKept(str(error)) from None
         del self._tried[file]
+        self._dropped.pop(file, None)
         self._known[file], self._names[file] = done, name
         self._followed.note_ours(key, done)
 
@@ -142,7 +148,8 @@ class EtcdTickets:
                 changed = True
                 continue
             self._names.pop(file, None)
-            self._known[file] = done
+            self._known.pop(file, None)
+            self._dropped[file] = done
         if changed:
             raise TicketChanged(CHANGED)
 

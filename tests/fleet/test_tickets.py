@@ -256,6 +256,21 @@ async def test_a_use_is_over_when_it_is_nowhere(one: Members) -> None:
         await until(lambda: a.book.get("a") is None)
 
 
+async def test_a_name_is_free_as_soon_as_its_ticket_is_removed(one: Members) -> None:
+    """Whether or not etcd's news of the removal have come."""
+    clocks = Clocks()
+    async with (
+        at(one, "a", "free", clocks, hears=False) as a,
+        at(one, "b", "free", clocks) as b,
+    ):
+        for _ in range(3):
+            await a.add()
+            await until(lambda: b.book.get("a"))
+            await a.book.remove("a", "a test")
+        await a.add()
+        await until(lambda: b.book.get("a"))
+
+
 class Hung(Etcd):
     """Gives no answer while it is `hung`: what it is asked is done, or not, and nobody is told."""
 

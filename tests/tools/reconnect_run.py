@@ -57,10 +57,10 @@ LENGTH = 4096
 LOOK_SECONDS = 0.25
 """How often it is looked whether all is back, and whether it has counted."""
 
-MORE_OBJECTS = 2000
+MORE_OBJECTS = 600
 """So many more objects a process may have, by chance: a session that is left behind has dozens."""
 
-MORE_BLOCKS = 4000
+MORE_BLOCKS = 3000
 """So many more blocks of Python's, as for objects: most objects are one or two."""
 
 MORE_MALLOCED = 1 << 20
