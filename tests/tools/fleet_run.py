@@ -137,7 +137,7 @@ class Fleet:
         self.plan, self.world, self.report = plan, world, report
         self.random = Random(f"{plan.seed}, faults")
         how = Plan(
-            mode="assume-durable",
+            mode=plan.unflushed,
             by="worker",
             seed=plan.seed,
             clients=2,
@@ -148,6 +148,9 @@ class Fleet:
         for name, disk in world.disks.items():
             load = FleetLoad(how, Report(how), world.socket, name)
             load.oracle.stable = disk.stamp
+            load.oracle.in_fleet = True
+            # Nothing is, but a gateway whose disk's home has died cannot know that.
+            load.oracle.lossless = plan.unflushed == "assume-durable"
             self.loads.append(load)
 
     async def work(self, nursery: trio.Nursery) -> None:
@@ -172,13 +175,13 @@ class Fleet:
         before = await self.world.homes()
         for number in range(self.plan.faults):
             [what] = self.random.choices([*FAULTS], [*FAULTS.values()])
-            for load in self.loads:
-                load.oracle.ends_sessions()
-                load.oracle.cut()
+            self._may_lose()
             with trio.move_on_after(FAULT_SECONDS) as limit:
                 began = time.monotonic()
                 await getattr(self, f"_{what}")()
+                self._may_lose()  # its lease may have ended only now
                 await self._works()
+            self._may_lose()
             self.report.faults[what] += 1
             now = await self.world.homes()
             self.report.homes += sum(now.get(disk) != home for disk, home in before.items())
@@ -188,6 +191,12 @@ class Fleet:
                 self.report.problems.append(f"after {what}: not over in {FAULT_SECONDS:g} s")
             if limit.cancelled_caught or self._wrong():
                 return
+
+    def _may_lose(self) -> None:
+        """A home may be lost, with what was not flushed over it, and whoever came in there."""
+        for load in self.loads:
+            load.oracle.ends_sessions()
+            load.oracle.cut()
 
     def _some(self) -> str:
         return self.random.choice([*self.world.gateways])
