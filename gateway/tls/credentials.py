@@ -40,7 +40,7 @@ from gateway.tls.certificates import (
 from gateway.tls.errors import CredentialsError, NotAdmitted, all_told
 from gateway.tls.hello import offers_key
 from gateway.tls.psk import ClaimedUser, Keys, check_supported, claim_of, load_keys, offer_key
-from gateway.tls.purpose import chain_of_any_purpose, shown_chain
+from gateway.tls.purpose import chain_of_a_client, shown_chain
 from gateway.tls.revoked import utc_now
 from gateway.tls.session import TlsSession
 
@@ -282,7 +282,7 @@ class ClientCredentials:
         assert self._hostname is not None  # a server that is verified has one
         trusted = self._context.get_ca_certs(binary_form=True)
         try:
-            return chain_of_any_purpose(shown_chain(tls), trusted, self._hostname, utc_now())
+            return chain_of_a_client(shown_chain(tls), trusted, self._hostname, utc_now())
         except NotAdmitted:
             self._unchecked = None  # it may have another certificate by the next time
             raise
