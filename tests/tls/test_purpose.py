@@ -412,3 +412,17 @@ def test_nobody_else_forgives(tmp_path: Path) -> None:
         client_credentials(tmp_path, hostname="localhost", verify_peer=False, any_purpose=True),
     ):
         assert not credentials.session().is_forgiven(error)
+
+
+def test_the_second_handshake_goes_by_the_files_that_the_first_went_by(tmp_path: Path) -> None:
+    """What is in the directory by then may be half of something, or nothing."""
+    folder_of(tmp_path, of_client())
+    for name, content in issue(CA, "c", [], FOR_CLIENTS, DAYS, NOW).files("client").items():
+        write(tmp_path / name, content)
+    server = server_credentials(tmp_path, verify_client=False)
+    client = client_credentials(tmp_path, hostname="localhost", any_purpose=True)
+    error = refused(client.session().context, tmp_path)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    assert client.session().is_forgiven(error)
+    assert isinstance(shake_hands(server, client).client, Admitted)
