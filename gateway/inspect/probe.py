@@ -25,6 +25,7 @@ from gateway.upstream.errors import Rejected, TlsRequired, Unreachable
 from gateway.upstream.link import Terms
 from gateway.upstream.listing import exports_of
 from gateway.upstream.negotiation import Negotiation
+from gateway.upstream.news import ForClientsAlone, News
 from gateway.upstream.server import Server
 from gateway.uri import Target, export_of
 from gateway.wire.constants import Cmd, CmdFlag
@@ -110,6 +111,11 @@ class Probe:
         return any(export.risks_data for export in self.exports)
 
 
+FOR_CLIENTS = (
+    "its certificate is for clients alone: libnbd, qemu and the gateway take it, OpenSSL refuses it"
+)
+
+
 async def probe(target: Target, *, every_export: bool = False, transmit: bool = False) -> Probe:
     """Ask a server about the export that the URI names, or about every one that it lists; `transmit`: open
     them as well, and read.
@@ -118,7 +124,15 @@ async def probe(target: Target, *, every_export: bool = False, transmit: bool = 
     """
     try:
         async with server_of(target) as server:
-            return await _probe(target, server, every_export=every_export, transmit=transmit)
+            news: list[News] = []
+            server.tell = news.append
+            found = await _probe(target, server, every_export=every_export, transmit=transmit)
+            if any(isinstance(each, ForClientsAlone) for each in news):
+                exports = [
+                    replace(each, notes=(FOR_CLIENTS, *each.notes)) for each in found.exports
+                ]
+                found = replace(found, exports=exports)
+            return found
     except Refusal as refusal:
         raise CannotProbe(refusal.why) from None
 

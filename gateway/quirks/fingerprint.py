@@ -53,9 +53,10 @@ def identify(
     if insists and evidence.flags & (trim | fast_zero) == trim:
         return _old_qemu(evidence, contexts)
     sizes = evidence.block_sizes
-    like_qemu = sizes is not None and (sizes.preferred, sizes.maximum) == (
-        max(QEMU_PREFERRED, sizes.minimum),
-        QEMU_MAXIMUM,
+    like_qemu = (
+        sizes is not None
+        and (sizes.preferred, sizes.maximum) == (max(QEMU_PREFERRED, sizes.minimum), QEMU_MAXIMUM)
+        and (sizes.minimum == 1 or evidence.unasked_info != Rep.ACK)
     )
     if like_qemu and evidence.structured:
         return _new_qemu(evidence, extended=extended, contexts=contexts)

@@ -40,7 +40,7 @@ from gateway.tls.certificates import (
 from gateway.tls.errors import CredentialsError, NotAdmitted, all_told
 from gateway.tls.hello import offers_key
 from gateway.tls.psk import ClaimedUser, Keys, check_supported, claim_of, load_keys, offer_key
-from gateway.tls.purpose import chain_of_any_purpose, shown_chain
+from gateway.tls.purpose import chain_of_a_client, shown_chain
 from gateway.tls.revoked import utc_now
 from gateway.tls.session import TlsSession
 
@@ -220,9 +220,10 @@ def client_credentials(
     if certificates is not None:
         loaded = load_certificates(certificates, "client", need_ca=verify_peer)
     context = client_context(loaded, verify_peer=verify_peer)
-    any_purpose = any_purpose and verify_peer
+    # Made now, for by the time it is needed the files may be gone, or others.
+    unchecked = client_context(loaded, verify_peer=False) if any_purpose and verify_peer else None
     return ClientCredentials(
-        context, hostname or None, loaded, verify_peer=verify_peer, any_purpose=any_purpose
+        context, hostname or None, loaded, verify_peer=verify_peer, unchecked=unchecked
     )
 
 
@@ -236,26 +237,27 @@ class ClientCredentials:
         certificates: Certificates | None,
         *,
         verify_peer: bool = False,
-        any_purpose: bool = False,
+        unchecked: ssl.SSLContext | None = None,
         claim: ClaimedUser | None = None,
     ) -> None:
+        """`unchecked`: a context for a server that was refused for its certificate's purpose alone; OpenSSL
+        does not check it there. Without one, such a server stays refused.
+        """
         self.terms: tuple[Term, ...] = () if certificates is None else certificates.terms
         self.exposed = None if certificates is None else certificates.exposed
         """As for a server."""
         self._unsuited = None if certificates is None else certificates.unsuited
         self._lists = certificates.lists if certificates is not None and verify_peer else ()
         self._claim = claim
-        self._certificates = certificates
         self._context = context
         self._hostname = hostname
         self._verify_peer = verify_peer
-        self._any_purpose = any_purpose
-        self._unchecked: ssl.SSLContext | None = None
-        """For a server that was refused for its certificate's purpose alone: OpenSSL does not check it."""
+        self._unchecked = unchecked
+        self._leaves_purpose_out = False
 
     def session(self) -> TlsSession:
         """Give a new session with the server."""
-        if self._unchecked is not None:
+        if self._unchecked is not None and self._leaves_purpose_out:
             return TlsSession(
                 self._unchecked,
                 server_side=False,
@@ -271,20 +273,20 @@ class ClientCredentials:
             certificate_needed=self._verify_peer,
             claim=self._claim,
             lists=self._lists,
-            forgive_purpose=self._leave_purpose_out if self._any_purpose else None,
+            forgive_purpose=None if self._unchecked is None else self._leave_purpose_out,
         )
 
     def _leave_purpose_out(self) -> bool:
-        self._unchecked = client_context(self._certificates, verify_peer=False)
+        self._leaves_purpose_out = True
         return True
 
     def _chain_of_any_purpose(self, tls: ssl.SSLObject) -> list[bytes]:
         assert self._hostname is not None  # a server that is verified has one
         trusted = self._context.get_ca_certs(binary_form=True)
         try:
-            return chain_of_any_purpose(shown_chain(tls), trusted, self._hostname, utc_now())
+            return chain_of_a_client(shown_chain(tls), trusted, self._hostname, utc_now())
         except NotAdmitted:
-            self._unchecked = None  # it may have another certificate by the next time
+            self._leaves_purpose_out = False  # it may have another certificate by the next time
             raise
 
     def warnings(self, now: datetime) -> list[str]:

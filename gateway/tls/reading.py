@@ -15,6 +15,9 @@ from gateway.tls.errors import CredentialsError
 MAX_FILE_BYTES = 1 << 20
 """A system's whole bundle of CAs has a quarter of this. /dev/zero, given by mistake, has no end."""
 
+MAX_TOLD_CHARACTERS = 200
+"""How much we tell of what a certificate says: the peer's own words, as long as it likes."""
+
 UNREADABLE = (
     ValueError,
     TypeError,

@@ -26,11 +26,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.tls.errors import NotAdmitted
-from gateway.tls.reading import UNREADABLE
+from gateway.tls.reading import MAX_TOLD_CHARACTERS, UNREADABLE
 from gateway.wire.handshake import printable
-
-MAX_TOLD_CHARACTERS = 200
-"""How much we tell of a subject: it is the peer's own words, and may be as long as a certificate."""
 
 
 @dataclass(frozen=True, slots=True)

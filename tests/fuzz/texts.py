@@ -22,7 +22,9 @@ from gateway.config.template import TEMPLATE
 from gateway.config.texts import decoded
 from gateway.tls.errors import CredentialsError, NotAdmitted
 from gateway.tls.identity import identity_of
+from gateway.tls.issuing import new_authority
 from gateway.tls.psk import MAX_KEY_BYTES, MAX_USER_BYTES, MIN_KEY_BYTES, parse_keys
+from gateway.tls.purpose import chain_of_a_client
 from gateway.tls.revoked import RevokedList, check_not_revoked, comparable, revoked_list
 from gateway.uri import UriError, parse_upstream
 from tests.fuzz.target import MAX_TEXT_CHARACTERS, Pieces, Target, kind_of
@@ -112,6 +114,7 @@ def _revoked() -> x509.CertificateRevocationList:
 
 _CRL = _revoked()
 REVOKED = _CRL.public_bytes(Encoding.DER)
+_TRUSTED = new_authority(1, _NOW).certificate.public_bytes(Encoding.DER)
 _LISTS = (revoked_list(_CRL, []),)
 _WHO = [
     Who.model_validate({"certificate": {key: "nobody"}})
@@ -153,12 +156,23 @@ def _would_be_refused(der: bytes) -> None:
     raise AssertionError("a revoked certificate would be let in")
 
 
+def _is_no_server(der: bytes) -> None:
+    """Nobody whom our CA has not made one is taken for a server, whatever else its certificate is for."""
+    try:
+        chain_of_a_client([der], [_TRUSTED], "localhost", _NOW)
+    except NotAdmitted as error:
+        kind_of(error)
+        return
+    raise AssertionError("somebody else would be taken for the server")
+
+
 _MAX_WHY_CHARACTERS = 3000
 """Eight names of 80 characters, of which each may be escaped."""
 
 
 def _who_it_is(der: bytes) -> object:
     """Names are a peer's own words: rules, limits and the log get along with them."""
+    _is_no_server(der)
     try:
         check_not_revoked([der], _LISTS, _NOW)
         identity = identity_of(der, None)

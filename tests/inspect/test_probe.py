@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import trio
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from trio.testing import MockClock
 
 from gateway.embedded import MemoryDisk, Server
 from gateway.embedded.personality import PLAIN
-from gateway.inspect.probe import CannotProbe, probe
+from gateway.inspect.probe import FOR_CLIENTS, CannotProbe, probe
+from gateway.tls.credentials import server_credentials
+from gateway.tls.issuing import issue, new_authority
 from gateway.uri import parse_upstream
-from tests.embedded.peers import serving_once
+from tests.embedded.peers import listening, serving_once
+from tests.tls.handshakes import write
 
 SIZE = 1 << 20
 
@@ -27,6 +33,26 @@ async def test_one_connection_is_for_the_export_and_not_for_the_list(oldstyle: b
     assert export.export.size == SIZE
     assert any("is gone now" in note for note in export.notes) == oldstyle
     assert found.listed is None
+
+
+@pytest.mark.parametrize("purpose", ["CLIENT_AUTH", "SERVER_AUTH"])
+async def test_a_certificate_that_is_for_clients_alone_is_noted(
+    tmp_path: Path, purpose: str
+) -> None:
+    """Who goes there directly may be refused it."""
+    now = dt.datetime.now(dt.UTC)
+    ca = new_authority(10, now)
+    own = issue(ca, "s", ["localhost"], getattr(ExtendedKeyUsageOID, purpose), 10, now)
+    for name, content in (ca.files("ca") | own.files("server")).items():
+        write(tmp_path / name, content)
+    server = Server({"": MemoryDisk(SIZE)})
+    server.tls = server_credentials(tmp_path, verify_client=False).session
+    async with listening(server, tmp_path) as uri:
+        socket = uri.partition("?")[2]
+        more = f"&tls-certificates={tmp_path}&tls-hostname=localhost"
+        found = await probe(parse_upstream(f"nbds+unix:///?{socket}{more}"))
+    [export] = found.exports
+    assert (FOR_CLIENTS in export.notes) == (purpose == "CLIENT_AUTH")
 
 
 async def test_a_list_is_not_waited_for_twice(autojump_clock: MockClock) -> None:

@@ -9,7 +9,7 @@ import socket
 import ssl
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,9 +17,11 @@ from urllib.parse import quote
 
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from gateway.tls.issuing import issue, new_authority
+from gateway.tls.issuing import Issued, issue, new_authority
 from tests.tls.handshakes import crl_of, directory, needs_psk, write
 
 from .clients import nbdcopy, nbdinfo, nbdsh
@@ -413,13 +415,29 @@ def test_servers_not_to_trust(
     assert re.search(SERVERS_NOT_TO_TRUST[which], gateway.said())
 
 
-def test_a_server_with_a_certificate_for_clients_alone(
-    servers: Servers, image: Image, workdir: Path
-) -> None:
-    """GnuTLS takes it, so do we, and the log says what it is; but not under another name."""
-    now, days = datetime.now(UTC), 10
-    authority = new_authority(days, now)
-    theirs = issue(authority, "s", ["localhost"], ExtendedKeyUsageOID.CLIENT_AUTH, days, now)
+def bare_authority(days: int, now: datetime) -> Issued:
+    """A CA as `openssl req -x509` makes it: no keyUsage."""
+    made = new_authority(days, now)
+    old = made.certificate
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(old.subject)
+        .issuer_name(old.subject)
+        .public_key(made.key.public_key())
+        .serial_number(old.serial_number)
+        .not_valid_before(old.not_valid_before_utc)
+        .not_valid_after(old.not_valid_after_utc)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    )
+    return Issued(builder.sign(made.key, SHA256()), made.key)
+
+
+def server_for(
+    purpose: x509.ObjectIdentifier, authority: Issued, servers: Servers, image: Image, workdir: Path
+) -> str:
+    """The URI of a server whose certificate is for a purpose, and who trusts its CA; libnbd does."""
+    days, now = 10, datetime.now(UTC)
+    theirs = issue(authority, "s", ["localhost"], purpose, days, now)
     folder = workdir / "theirs"
     for name, content in (authority.files("ca") | theirs.files("server")).items():
         write(folder / name, content)
@@ -429,11 +447,36 @@ def test_a_server_with_a_certificate_for_clients_alone(
     write(ours / "ca-cert.pem", (folder / "ca-cert.pem").read_bytes())
     secure = f"nbds+unix:///?socket={quote(path)}&tls-certificates={ours}&tls-hostname=localhost"
     assert nbdinfo(secure)["exports"][0]["export-size"] == image.size
+    return secure
+
+
+@pytest.mark.parametrize("authority", [new_authority, bare_authority])
+def test_a_server_with_a_certificate_for_clients_alone(
+    servers: Servers,
+    image: Image,
+    workdir: Path,
+    authority: Callable[[int, datetime], Issued],
+) -> None:
+    """GnuTLS takes it, so do we, and the log says what it is; but not under another name."""
+    by = authority(10, datetime.now(UTC))
+    secure = server_for(ExtendedKeyUsageOID.CLIENT_AUTH, by, servers, image, workdir)
     gateway = OverTls(secure, scheme="nbd")
     assert nbdinfo(gateway.plain_uri)["exports"][0]["export-size"] == image.size
     assert "says that it is not for servers" in gateway.said()
     other = secure.replace("hostname=localhost", "hostname=other.example")
     assert attempt("nbdinfo", OverTls(other, scheme="nbd").plain_uri).status
+
+
+@pytest.mark.parametrize("purpose", ["CODE_SIGNING", "ANY_EXTENDED_KEY_USAGE"])
+def test_a_server_with_a_certificate_for_neither(
+    servers: Servers, image: Image, workdir: Path, purpose: str
+) -> None:
+    """What docs/tls.md says of those that GnuTLS takes, and we do not."""
+    by = new_authority(10, datetime.now(UTC))
+    wanted = getattr(ExtendedKeyUsageOID, purpose)
+    gateway = OverTls(server_for(wanted, by, servers, image, workdir), scheme="nbd")
+    assert attempt("nbdinfo", gateway.plain_uri).status
+    assert "has no clientAuth" in gateway.said()
 
 
 # --- Exchange, and what is left behind

@@ -13,7 +13,7 @@ from gateway.wire.handshake import BlockSizes
 
 MIB = 2**20
 BASIC = Flag.HAS_FLAGS | Flag.SEND_FLUSH | Flag.SEND_FUA | Flag.SEND_TRIM | Flag.SEND_WRITE_ZEROES
-QEMU_SIZES = BlockSizes(512, 4096, 32 * MIB)
+QEMU_SIZES, LARGE_SIZES = BlockSizes(1, 4096, 32 * MIB), BlockSizes(4096, 4096, 32 * MIB)
 REQUIRED = Rep.ERR_BLOCK_SIZE_REQD
 ALLOCATION, BITMAP, DEPTH = "base:allocation", "qemu:dirty-bitmap:a", "qemu:allocation-depth"
 
@@ -43,6 +43,13 @@ KNOWN = [
     ("qemu", ">=4.2,<8.2", seen(Flag.HAS_FLAGS | Flag.READ_ONLY | CACHE | MULTI), (ALLOCATION,)),
     ("qemu", ">=5.2,<8.2", seen(BASIC | CACHE | FAST), (ALLOCATION, DEPTH)),
     ("qemu", ">=7.1,<8.2", seen(BASIC | CACHE | FAST | MULTI), (ALLOCATION,)),
+    (
+        "qemu",
+        ">=7.1,<8.2",
+        seen(BASIC | CACHE | FAST | MULTI, LARGE_SIZES, REQUIRED),
+        (ALLOCATION,),
+    ),
+    ("nbdkit", ">=1.12", seen(BASIC | CACHE | FAST | MULTI, LARGE_SIZES), (ALLOCATION,)),
     ("nbdkit", ">=1.12", seen(BASIC | CACHE | FAST | MULTI, None), (ALLOCATION,)),
     ("nbdkit", ">=1.12", seen(BASIC, BlockSizes(4096, 4096, 2**32 - 1)), (ALLOCATION,)),
     ("nbd-server", ">=3.15,<3.25", seen(BASIC | MULTI, None, structured=False), ()),
