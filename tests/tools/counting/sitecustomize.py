@@ -40,8 +40,17 @@ if "COUNTS" in os.environ:
         number = sum(isinstance(each, lane.Segment) for each in objects)
         return int(number * lane.BUFFER_BYTES)
 
-    def write(_number: int, _frame: object) -> None:
-        """Write this process's counts. The handler is run in the thread that Trio runs in."""
+    def asked(_number: int, _frame: object) -> None:
+        """Write the counts when Trio is in the middle of nothing. The handler is run in its thread."""
+        import trio
+
+        try:
+            trio.lowlevel.current_trio_token().run_sync_soon(write)
+        except RuntimeError:  # it runs no more, or not yet
+            write()
+
+    def write() -> None:
+        """Write this process's counts."""
         import trio
 
         try:
@@ -70,4 +79,4 @@ if "COUNTS" in os.environ:
         whole.write_text(json.dumps(said))
         whole.rename(at)
 
-    signal.signal(signal.SIGRTMIN, write)
+    signal.signal(signal.SIGRTMIN, asked)
