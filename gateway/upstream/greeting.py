@@ -37,13 +37,18 @@ async def greeted(
         answering=allowance,
     )
     try:
+        why = ""
         for _place in server.tls:
             try:
-                return await _at_greeting(server, slot, allowance, connect)
+                handshake = await _at_greeting(server, slot, allowance, connect)
+                break
             except NotSecuredYet as error:
-                if server.told.is_news("", NotSecuredYet.__name__):
-                    server.tell(ForClientsAlone(error.text))
-        return await _at_greeting(server, slot, allowance, connect)
+                why = error.text
+        else:
+            handshake = await _at_greeting(server, slot, allowance, connect)
+        if why and server.told.is_news("", ForClientsAlone.__name__):
+            server.tell(ForClientsAlone(why))
+        return handshake
     except BaseException:
         slot.leave()
         raise

@@ -713,6 +713,7 @@ async def test_a_server_that_is_somebody_else_as_well_is_refused(swapped: Path) 
     refused = [line["why"] for line in lines if line["event"] == "client refused"]
     assert len(refused) == 2
     assert "not accepted" in refused[0]
+    assert not [line for line in lines if line["event"] == "upstream's certificate is for clients"]
 
 
 async def test_a_client_whose_certificate_is_for_servers_alone_is_refused_in_so_many_words(
