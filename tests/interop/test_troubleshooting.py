@@ -117,7 +117,8 @@ def path(workdir: Path) -> Path:
     )
     config.write_text(text)
     gateway = Process(*GATEWAY, "serve", "--config", str(config))
-    gateway.ready_when(lambda: listening(unix_uri(socket)), "it listens")
+    doors = [unix_uri(each) for each in (socket, secure_beside(socket))]
+    gateway.ready_when(lambda: all(map(listening, doors)), "it listens")
     return socket
 
 
