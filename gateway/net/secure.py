@@ -85,7 +85,7 @@ class TlsStream:
                 await self._flush()  # the alert that says why
             reason = reason_of(error, by_server=self._tls.server_side)
             why = self._session.failure(reason, openssl=error.reason or "")
-            forgiven = self._session.is_forgiven(error)
+            forgiven = self._session.forgive(error)
             raise (OtherPurpose if forgiven else TlsError)(why) from None
         except NotAdmitted as error:
             raise TlsError(str(error)) from None

@@ -276,9 +276,8 @@ class ClientCredentials:
             forgive_purpose=None if self._unchecked is None else self._leave_purpose_out,
         )
 
-    def _leave_purpose_out(self) -> bool:
+    def _leave_purpose_out(self) -> None:
         self._leaves_purpose_out = True
-        return True
 
     def _chain_of_any_purpose(self, tls: ssl.SSLObject) -> list[bytes]:
         assert self._hostname is not None  # a server that is verified has one

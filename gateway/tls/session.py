@@ -39,12 +39,12 @@ class TlsSession:
         claim: ClaimedUser | None = None,
         lists: Sequence[RevokedList] = (),
         chain_of: Callable[[ssl.SSLObject], Sequence[bytes]] | None = None,
-        forgive_purpose: Callable[[], bool] | None = None,
+        forgive_purpose: Callable[[], object] | None = None,
     ) -> None:
         """`lists`: the lists of revoked certificates in which we look up the peer's. `chain_of` checks a chain
         that OpenSSL has not, and gives it, or raises `NotAdmitted`; without it, OpenSSL does. `forgive_purpose`
-        is told that OpenSSL has refused the peer for what its certificate is for, and says whether the next
-        session may do without (`gateway.tls.purpose`).
+        is told that the next session may do without what OpenSSL has refused the peer for
+        (`gateway.tls.purpose`); without it, none may.
         """
         self.context = context
         self._lists = lists
@@ -85,10 +85,14 @@ class TlsSession:
             check_not_revoked(chain or verified_chain(tls), self._lists, utc_now())
         return Admitted(certificate, None)
 
-    def is_forgiven(self, error: ssl.SSLError) -> bool:
-        """Say whether what OpenSSL has refused the peer for is left to another check, in the next session."""
-        forgive = self._forgive_purpose
-        return forgive is not None and is_of_purpose(error) and forgive()
+    def forgive(self, error: ssl.SSLError) -> bool:
+        """Leave to another check, in the next session, what OpenSSL has refused the peer for, if that is its
+        certificate's purpose alone. Say whether it is.
+        """
+        if self._forgive_purpose is None or not is_of_purpose(error):
+            return False
+        self._forgive_purpose()
+        return True
 
     def failure(self, reason: str, *, openssl: str = "") -> str:
         """Say why the handshake has failed, with the user that the client claimed to be; `openssl` is OpenSSL's

@@ -38,7 +38,7 @@ async def greeted(
     )
     try:
         why = ""
-        for _place in server.tls:
+        for _place in server.tls:  # each may have such a certificate, and be tried once more for it
             try:
                 handshake = await _at_greeting(server, slot, allowance, connect)
                 break

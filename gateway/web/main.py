@@ -19,11 +19,7 @@ from typing import Any
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 
-from gateway.tls.credentials import (
-    ServerCredentials,
-    server_credentials,
-    server_paths,
-)
+from gateway.tls.credentials import ServerCredentials, server_credentials, server_paths
 from gateway.tls.errors import CredentialsError
 from gateway.tls.rotation import LOOK_AT_FILES_SECONDS, Rotating
 from gateway.tls.session import TlsSession

@@ -676,15 +676,22 @@ def swapped(pki: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@asynccontextmanager
+async def server_for_clients(swapped: Path, name: str) -> AsyncIterator[tuple[Gateway, Server]]:
+    """A gateway before a server that is to have this name, and whose certificate is for clients alone."""
+    theirs = server_credentials(swapped, verify_client=False)
+    async with secure_server(swapped, theirs, REQUIRE) as (gateway, server):
+        forgiving = client_credentials(swapped, hostname=name, any_purpose=True)
+        gateway.service.servers["main"].tls = [forgiving.session]
+        yield gateway, server
+
+
 async def test_a_server_whose_certificate_is_for_clients_alone_is_taken_with_a_warning(
     swapped: Path,
 ) -> None:
     """As libnbd and qemu take it; the gateway comes once more, and says so once."""
-    theirs = server_credentials(swapped, verify_client=False)
     with structlog.testing.capture_logs() as lines:
-        async with secure_server(swapped, theirs, REQUIRE) as (gateway, server):
-            forgiving = client_credentials(swapped, hostname="localhost", any_purpose=True)
-            gateway.service.servers["main"].tls = [forgiving.session]
+        async with server_for_clients(swapped, "localhost") as (gateway, server):
             for _ in range(3):
                 client = gateway.client()
                 async with client.stream:
@@ -698,11 +705,8 @@ async def test_a_server_whose_certificate_is_for_clients_alone_is_taken_with_a_w
 
 async def test_a_server_that_is_somebody_else_as_well_is_refused(swapped: Path) -> None:
     """For its purpose alone it would be taken; its name is another."""
-    theirs = server_credentials(swapped, verify_client=False)
     with structlog.testing.capture_logs() as lines:
-        async with secure_server(swapped, theirs, REQUIRE) as (gateway, server):
-            forgiving = client_credentials(swapped, hostname="other.example", any_purpose=True)
-            gateway.service.servers["main"].tls = [forgiving.session]
+        async with server_for_clients(swapped, "other.example") as (gateway, server):
             for _ in range(2):
                 client = gateway.client()
                 async with client.stream:
